@@ -1,0 +1,26 @@
+//! Registrar: background reports and data lifecycle for PostgreSQL applications.
+//!
+//! ```text
+//!           ┌── api ──┐                                             ┌── report ── writer ──┐
+//! client ──►│         │──► service ──► queue (PostgreSQL) ──► worker │                      │──► store
+//!           │  cli ───┘        ▲                                     └──────────────────────┘
+//! clock ───► scheduler ────────┘            db: SQL for our own tables, beside service and worker
+//! ```
+//!
+//! Data flows down and never back up. The modules below are in reading order.
+
+pub mod config;
+pub mod telemetry;
+
+pub mod api;
+pub mod cli;
+pub mod queue;
+pub mod scheduler;
+pub mod service;
+pub mod worker;
+
+pub mod db;
+pub mod postgres;
+pub mod report;
+pub mod store;
+pub mod writer;

@@ -1,0 +1,303 @@
+//! Rows in, bytes out.
+//!
+//! A writer is given typed [`Cell`]s one by one and writes a file to any [`std::io::Write`]. It
+//! knows neither the database that the cells come from nor the store that the bytes go to, and it
+//! holds a bounded amount of memory whatever the number of rows. Writers block: the pipeline runs
+//! them on a thread of their own.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+pub mod csv;
+pub mod xlsx;
+
+/// A file format that a report can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// RFC 4180, UTF-8.
+    Csv,
+    /// Office Open XML workbook (ISO/IEC 29500).
+    Xlsx,
+}
+
+impl Format {
+    /// Every format, in the order that documents list them.
+    pub const ALL: [Self; 2] = [Self::Csv, Self::Xlsx];
+
+    /// The name in the API and the extension of the file, without the dot.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Xlsx => "xlsx",
+        }
+    }
+
+    /// The media type of the file.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Csv => "text/csv; charset=utf-8",
+            Self::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.extension())
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        Self::ALL.into_iter().find(|format| format.extension() == text).ok_or(UnknownFormat)
+    }
+}
+
+/// The text is not the name of a format.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("must be `csv` or `xlsx`")]
+pub struct UnknownFormat;
+
+/// Who will read the file.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Reader {
+    /// A program: column names as header, values exactly as PostgreSQL's `COPY … CSV HEADER`
+    /// writes them.
+    #[default]
+    Machine,
+    /// A person's spreadsheet: labels as header, booleans as `TRUE`/`FALSE`, and text that a
+    /// spreadsheet would take for a formula is guarded.
+    Spreadsheet,
+}
+
+/// One value of one row. Borrowed from the row: nothing is allocated per cell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Cell<'a> {
+    /// SQL NULL.
+    Null,
+    /// `boolean`
+    Bool(bool),
+    /// `smallint`, `integer`, `bigint`, `oid`
+    Int(i64),
+    /// `real`
+    Float4(f32),
+    /// `double precision`
+    Float8(f64),
+    /// `numeric`, in the base-10,000 digits of PostgreSQL's binary format.
+    Numeric(Numeric<'a>),
+    /// `text`, `varchar`, `char`, `name`, enums, and the text form of every type that has no
+    /// variant of its own (arrays, intervals, addresses, ranges, composites).
+    Text(&'a str),
+    /// `json` and `jsonb`, as text.
+    Json(&'a str),
+    /// `bytea`
+    Bytes(&'a [u8]),
+    /// `date`: days since 2000-01-01; `i32::MAX` and `i32::MIN` are infinity and -infinity.
+    Date(i32),
+    /// `timestamp`: microseconds since 2000-01-01 00:00; `i64::MAX` and `i64::MIN` are infinities.
+    Timestamp(i64),
+    /// `timestamptz`: microseconds since 2000-01-01 00:00 UTC; infinities as above.
+    TimestampTz(i64),
+    /// `time`: microseconds since midnight; 24:00:00 is possible.
+    Time(i64),
+    /// `uuid`
+    Uuid([u8; 16]),
+}
+
+/// PostgreSQL's `numeric` as it stands in the binary protocol.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Numeric<'a> {
+    /// Big-endian `i16` digits in base 10,000, most significant first; the length is even.
+    pub digits: &'a [u8],
+    /// The power of 10,000 of the first digit.
+    pub weight: i16,
+    /// The sign, or one of the three values that are not numbers.
+    pub sign: NumericSign,
+    /// How many decimal digits are shown after the point.
+    pub scale: u16,
+}
+
+/// The sign of a [`Numeric`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumericSign {
+    /// Zero or more.
+    Positive,
+    /// Less than zero.
+    Negative,
+    /// Not a number.
+    NaN,
+    /// Larger than every number.
+    Infinity,
+    /// Smaller than every number.
+    NegativeInfinity,
+}
+
+/// What a column holds: chooses number formats, alignment and the manifest's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `true` or `false`
+    Bool,
+    /// Whole numbers of up to 64 bits.
+    Int,
+    /// Binary floating point.
+    Float,
+    /// Exact decimals.
+    Numeric,
+    /// Text, and everything shown as text.
+    Text,
+    /// JSON documents.
+    Json,
+    /// Bytes, shown as `\x…`.
+    Bytes,
+    /// Calendar days.
+    Date,
+    /// Date and time without a zone.
+    Timestamp,
+    /// Instants, shown in the report's time zone.
+    TimestampTz,
+    /// Times of day.
+    Time,
+    /// UUIDs.
+    Uuid,
+}
+
+/// A column of the result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// The name in the query's result.
+    pub name: String,
+    /// The header that a person reads.
+    pub label: String,
+    /// What it holds.
+    pub kind: Kind,
+    /// Excel number format, `None` for the kind's default.
+    pub number_format: Option<String>,
+    /// Width in Excel's character units, `None` for a width from label and kind.
+    pub width: Option<f64>,
+}
+
+/// How a file is to be written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who reads it.
+    pub reader: Reader,
+    /// Starts a CSV with U+FEFF, which some spreadsheets need to see UTF-8.
+    pub byte_order_mark: bool,
+    /// CSV delimiter: comma, semicolon, tab or pipe.
+    pub delimiter: u8,
+    /// The zone that `timestamptz` is shown in.
+    pub time_zone: Tz,
+    /// Name of the first sheet; made legal for Excel by the writer.
+    pub sheet_name: String,
+    /// `zlib` level of XLSX, 1 to 9.
+    pub compression_level: u8,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            reader: Reader::Machine,
+            byte_order_mark: false,
+            delimiter: b',',
+            time_zone: Tz::UTC,
+            sheet_name: "Report".to_owned(),
+            compression_level: 3,
+        }
+    }
+}
+
+/// Writes rows to a file of some format.
+pub trait RowWriter: Send {
+    /// Adds the next cell of the current row. Every row must have a cell for each column.
+    fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError>;
+
+    /// Ends the current row.
+    fn end_row(&mut self) -> Result<(), WriteError>;
+
+    /// Writes what remains and says what was written. `truncated` holds the sentence that marks
+    /// a file cut at a limit; formats that can carry it show it after the last row.
+    fn finish(self: Box<Self>, truncated: Option<&str>) -> Result<Summary, WriteError>;
+}
+
+/// What a writer did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Data rows, without headers.
+    pub rows: u64,
+    /// Sheets of a workbook; 1 for other formats.
+    pub sheets: u32,
+    /// How many cells could not be shown as they are, by rule.
+    pub adjusted: BTreeMap<Adjustment, u64>,
+}
+
+/// A rule that changed how a cell is shown. Reported in the manifest with its count.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Adjustment {
+    /// A number of more than 15 digits, NaN or an infinity, written as text.
+    NumberAsText,
+    /// A date outside of what the format can hold, written as text.
+    DateAsText,
+    /// Text cut to the 32,767 characters that an Excel cell can hold.
+    TextCut,
+    /// A character that XML cannot hold, written as `_xHHHH_`.
+    CharacterEscaped,
+    /// Text that a spreadsheet would take for a formula, guarded by an apostrophe.
+    FormulaGuarded,
+}
+
+/// A file could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The sink failed: the upload was refused or abandoned.
+    #[error("cannot write the file")]
+    Io(#[from] io::Error),
+    /// The format cannot hold this many columns.
+    #[error("{format} holds at most {max} columns, the report has {columns}")]
+    TooManyColumns {
+        /// The format asked for.
+        format: Format,
+        /// What it holds.
+        max: usize,
+        /// What the report has.
+        columns: usize,
+    },
+    /// The workbook's package could not be made.
+    #[error("cannot make the workbook: {0}")]
+    Workbook(String),
+}
+
+/// Opens a writer of `format` on `out` and writes the header.
+pub fn open<W: Write + Send + 'static>(
+    format: Format,
+    columns: Vec<Column>,
+    options: Options,
+    out: W,
+) -> Result<Box<dyn RowWriter>, WriteError> {
+    Ok(match format {
+        Format::Csv => Box::new(csv::CsvWriter::new(columns, options, out)?),
+        Format::Xlsx => Box::new(xlsx::XlsxWriter::new(columns, options, out)?),
+    })
+}
