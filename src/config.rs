@@ -1,1 +1,292 @@
-//! (being written)
+//! Settings: one commented default file, embedded; then a file; then the environment.
+//!
+//! Everything is typed and checked before anything starts; an error names the key and what was
+//! expected. The only module that reads environment variables.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// The commented defaults, which are the manual too.
+pub const DEFAULTS: &str = include_str!("config.default.toml");
+
+/// All settings of a process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the truth is.
+    pub database: DatabaseConfig,
+    /// The API's listener and limits.
+    pub http: HttpConfig,
+    /// Where results are.
+    pub store: StoreConfig,
+    /// How reports are run.
+    pub worker: WorkerConfig,
+    /// What reports may take.
+    pub report: ReportConfig,
+    /// Idempotency keys.
+    pub idempotency: IdempotencyConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// URL of the application's database.
+    pub url: Option<SecretString>,
+    /// URL for reports.
+    pub report_url: Option<SecretString>,
+    /// Password of the report role.
+    pub report_password: Option<SecretString>,
+    /// Size of the pool.
+    pub max_connections: NonZeroU32,
+    /// Longest wait for a connection.
+    pub acquire_timeout_secs: NonZeroU64,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Largest body.
+    pub max_body_bytes: NonZeroUsize,
+    /// Most requests in work.
+    pub max_in_flight: NonZeroUsize,
+    /// Longest request, downloads apart.
+    pub request_timeout_secs: NonZeroU64,
+    /// Longest wait for open requests at the end.
+    pub shutdown_grace_secs: u64,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// A folder or `s3://bucket/prefix`.
+    pub url: String,
+    /// Address of an S3 server that is not AWS.
+    pub endpoint: Option<String>,
+    /// S3 region.
+    pub region: Option<String>,
+    /// S3 access key.
+    pub access_key_id: Option<String>,
+    /// S3 secret key.
+    pub secret_access_key: Option<SecretString>,
+    /// Whether `http://` endpoints are permitted.
+    pub allow_http: bool,
+    /// Size of one part of an upload.
+    pub part_bytes: usize,
+    /// Longest retrying of one request.
+    pub retry_secs: NonZeroU64,
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// Reports at once.
+    pub concurrency: NonZeroUsize,
+    /// Length of a lease.
+    pub lease_secs: NonZeroU32,
+    /// Time between two looks for orphans.
+    pub reap_interval_ms: NonZeroU64,
+    /// Longest wait for running reports at the end.
+    pub shutdown_grace_secs: u64,
+    /// First pause between attempts.
+    pub retry_base_ms: NonZeroU32,
+}
+
+/// `[report]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportConfig {
+    /// Folder of templates.
+    pub templates_dir: PathBuf,
+    /// Longest attempt.
+    pub timeout_secs: NonZeroU64,
+    /// Most rows.
+    pub max_rows: NonZeroU64,
+    /// Largest file.
+    pub max_bytes: NonZeroU64,
+    /// Most unfinished executions of a user.
+    pub max_active_per_user: NonZeroU32,
+    /// Attempts before giving up.
+    pub max_attempts: NonZeroU32,
+    /// Longest wait for a lock.
+    pub lock_timeout_ms: NonZeroU32,
+    /// Days that results are kept.
+    pub expires_after_days: NonZeroU32,
+}
+
+/// `[idempotency]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdempotencyConfig {
+    /// Hours that a key is remembered.
+    pub retention_hours: NonZeroU32,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// One line of text or of JSON per event.
+    pub format: LogFormat,
+    /// Which events.
+    pub filter: String,
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A source is not readable, or a value has the wrong type. The message names the key.
+    #[error("cannot read the settings: {0}")]
+    Read(#[from] config::ConfigError),
+    /// A value is out of its range.
+    #[error("{key} must be {expected}")]
+    Invalid {
+        /// The key, as in the file.
+        key: &'static str,
+        /// What was expected.
+        expected: &'static str,
+    },
+}
+
+/// What the command line says about settings.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config FILE`
+    pub file: Option<PathBuf>,
+    /// `--database-url URL` or `DATABASE_URL`
+    pub database_url: Option<String>,
+}
+
+impl Config {
+    /// Reads defaults, file and environment, and checks them.
+    pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let environment = config::Environment::with_prefix("REGISTRAR")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true);
+        Self::build(overrides, environment)
+    }
+
+    fn build(overrides: &Overrides, environment: config::Environment) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder()
+            .add_source(config::File::from_str(DEFAULTS, config::FileFormat::Toml));
+        builder = match &overrides.file {
+            Some(file) => builder.add_source(toml_file(file).required(true)),
+            None => builder.add_source(toml_file(Path::new("registrar.toml")).required(false)),
+        };
+        builder = builder.add_source(environment);
+        if let Some(url) = &overrides.database_url {
+            // Only where neither file nor REGISTRAR__DATABASE__URL says otherwise.
+            builder = builder.set_default("database.url", url.as_str())?;
+        }
+        let config: Self = builder.build()?.try_deserialize()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let invalid = |key, expected| Err(ConfigError::Invalid { key, expected });
+        if !(5 * 1024 * 1024..=512 * 1024 * 1024).contains(&self.store.part_bytes) {
+            return invalid("store.part_bytes", "between 5 MiB (S3's minimum) and 512 MiB");
+        }
+        if self.store.url.is_empty() {
+            return invalid("store.url", "a folder or s3://bucket/prefix");
+        }
+        if self.worker.lease_secs.get() < 3 {
+            return invalid("worker.lease_secs", "at least 3");
+        }
+        if self.database.max_connections.get() < 5 {
+            return invalid("database.max_connections", "at least 5");
+        }
+        if self.report.max_attempts.get() > 100 {
+            return invalid("report.max_attempts", "at most 100");
+        }
+        Ok(())
+    }
+}
+
+fn toml_file(path: &Path) -> config::File<config::FileSourceFile, config::FileFormat> {
+    config::File::new(&path.to_string_lossy(), config::FileFormat::Toml)
+}
+
+impl WorkerConfig {
+    /// Length of a lease.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(u64::from(self.lease_secs.get()))
+    }
+
+    /// Longest wait for running reports after SIGTERM.
+    pub fn shutdown_grace(&self) -> Duration {
+        Duration::from_secs(self.shutdown_grace_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> config::Environment {
+        let source = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        config::Environment::with_prefix("REGISTRAR")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true)
+            .source(Some(source))
+    }
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let overrides = Overrides { file: None, database_url: Some("postgres://fallback".into()) };
+        Config::build(&overrides, environment(pairs)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_complete_and_valid() {
+        let config = load(&[]).expect("the embedded defaults load");
+        assert_eq!(config.worker.lease_secs.get(), 20);
+        assert_eq!(config.log.format, LogFormat::Text);
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_defaults() {
+        let config = load(&[("REGISTRAR__WORKER__CONCURRENCY", "9")]).expect("a number");
+        assert_eq!(config.worker.concurrency.get(), 9);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_by_name() {
+        let cases = [
+            ("REGISTRAR__WORKER__CONCURRENCY", "0", "worker.concurrency"),
+            ("REGISTRAR__WORKER__CONCURRENCY", "many", "worker.concurrency"),
+            ("REGISTRAR__STORE__PART_BYTES", "10", "store.part_bytes must be between 5 MiB"),
+            ("REGISTRAR__HTTP__LISTEN", "nowhere", "http.listen"),
+            ("REGISTRAR__WORKER__CONCURENCY", "4", "concurency"),
+            ("REGISTRAR__LOG__FORMAT", "xml", "log.format"),
+        ];
+        for (key, value, expected) in cases {
+            let error = load(&[(key, value)]).expect_err(key);
+            assert!(error.contains(expected), "{key}={value}: {error}");
+        }
+    }
+}

@@ -1,1 +1,160 @@
-//! (being written)
+//! Tickets: the durable wake-up calls that travel through apalis.
+//!
+//! A ticket says "look at execution 71", and nothing more. apalis delivers it at least once; it
+//! may also lose or double it. That does no harm, because the execution's row is the truth: a
+//! ticket that finds nothing to claim ends quietly, and the reaper (see [`crate::worker`]) writes
+//! a new one for an execution that waits without. Only this module and `worker` know apalis.
+
+use apalis_postgres::PostgresStorage;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgPool};
+use ulid::Ulid;
+
+use crate::db::executions;
+use crate::db::migrate::SchemaError;
+
+/// A queue. The names are stored in rows: they never change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Executions of reports.
+    Reports,
+    /// Housekeeping.
+    Maintenance,
+}
+
+impl Queue {
+    /// As stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reports => "reports",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// Payload of the `reports` queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportTicket {
+    /// The execution to look at.
+    pub execution_id: i64,
+}
+
+/// Payload of the `maintenance` queue: which housekeeping job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum MaintenanceTicket {
+    /// Deletes results past their time.
+    ExpireResults,
+    /// Forgets finished tickets, old keys and workers that are gone.
+    Prune,
+}
+
+/// Pushes a ticket for a pending execution, in the caller's transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_execution(
+    connection: &mut PgConnection,
+    execution_id: i64,
+    delay_secs: u64,
+) -> Result<(), sqlx::Error> {
+    let ticket = ReportTicket { execution_id };
+    let ticket_id = push(connection, Queue::Reports, &ticket, delay_secs).await?;
+    executions::note_ticket(connection, execution_id, &ticket_id).await
+}
+
+/// Pushes a housekeeping job, in the caller's transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_maintenance(
+    connection: &mut PgConnection,
+    ticket: MaintenanceTicket,
+) -> Result<(), sqlx::Error> {
+    push(connection, Queue::Maintenance, &ticket, 0).await.map(|_| ())
+}
+
+async fn push<T: Serialize + Sync>(
+    connection: &mut PgConnection,
+    queue: Queue,
+    ticket: &T,
+    delay_secs: u64,
+) -> Result<String, sqlx::Error> {
+    // Written by hand and not by `apalis_postgres::queries::push_tasks`, because that takes
+    // `run_at` from the clock of this machine: a worker whose clock is behind the server's would
+    // push tickets that nobody is told of. The columns and the encoding are the library's own
+    // (JSON bytes under a ULID), and its trigger notifies.
+    let payload = serde_json::to_vec(ticket).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let id = Ulid::generate().to_string();
+    sqlx::query(
+        "insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at)
+         values ($1, $2, $3, 'Pending', 0, 1, now() + make_interval(secs => $4))",
+    )
+    .bind(&id)
+    .bind(queue.name())
+    .bind(payload)
+    .bind(f64::from(u32::try_from(delay_secs).unwrap_or(u32::MAX)))
+    .execute(connection)
+    .await?;
+    Ok(id)
+}
+
+/// Runs the queue's own migrations and adds the indexes that its statements lack.
+///
+/// # Errors
+/// [`SchemaError`]
+pub async fn create_tables(pool: &PgPool) -> Result<(), SchemaError> {
+    PostgresStorage::<()>::setup(pool).await.map_err(|error| SchemaError::Queue(error.into()))?;
+    // The heartbeat of every worker looks for running rows: 127 ms at a million finished ones
+    // without the first index. Pruning looks for old finished ones: the second.
+    sqlx::raw_sql(
+        "create index if not exists registrar_jobs_running on apalis.jobs (lock_by)
+          where status = 'Running' or status = 'Queued';
+         create index if not exists registrar_jobs_done_at on apalis.jobs (done_at)
+          where done_at is not null;",
+    )
+    .execute(pool)
+    .await
+    .map_err(SchemaError::statement("index the queue's tables"))?;
+    Ok(())
+}
+
+/// Drops the queue's tables. Nothing is lost: the reaper writes new tickets.
+///
+/// # Errors
+/// [`SchemaError`]
+pub async fn drop_tables(pool: &PgPool) -> Result<(), SchemaError> {
+    sqlx::raw_sql("drop schema if exists apalis cascade")
+        .execute(pool)
+        .await
+        .map_err(SchemaError::statement("drop the queue's tables"))?;
+    Ok(())
+}
+
+/// Deletes at most `limit` tickets that ended more than `minutes` ago, and forgets the queue's
+/// own workers that were not seen for a day.
+///
+/// # Errors
+/// The database's.
+pub async fn prune(pool: &PgPool, minutes: i32, limit: i64) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query(
+        "delete from apalis.jobs
+          where id in (select id
+                         from apalis.jobs
+                        where done_at < now() - make_interval(mins => $1)
+                        order by done_at
+                        limit $2)",
+    )
+    .bind(minutes)
+    .bind(limit)
+    .execute(pool)
+    .await?;
+    sqlx::query(
+        "delete from apalis.workers w
+          where w.last_seen < now() - interval '1 day'
+            and not exists (select from apalis.jobs j where j.lock_by = w.id)",
+    )
+    .execute(pool)
+    .await?;
+    Ok(deleted.rows_affected())
+}

@@ -1,1 +1,238 @@
-//! (being written)
+//! Object storage: a local folder or an S3 server behind one type.
+//!
+//! What is promised: an object is visible only when it is whole, because uploads are multipart
+//! (staged beside the target on a local disk) and are completed in one step; an upload that fails
+//! is aborted. What is not: exclusiveness. Some S3 servers ignore conditional puts, so "exactly
+//! once" rests on the attempt in the key and on the guarded statement in PostgreSQL.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore,
+    ObjectStoreExt, RetryConfig,
+};
+use secrecy::ExposeSecret;
+
+use crate::config::StoreConfig;
+
+pub mod key;
+mod upload;
+
+pub use key::{AttemptKey, ObjectKey};
+pub use upload::Upload;
+
+/// The store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `store.url` or a setting beside it cannot be used.
+    #[error("{0}")]
+    Settings(String),
+    /// No object has this key.
+    #[error("no object `{0}`")]
+    NotFound(Path),
+    /// The store refused or did not answer.
+    #[error("the object store failed to {action} `{path}`")]
+    Request {
+        /// What was asked.
+        action: &'static str,
+        /// Of which object.
+        path: Path,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+}
+
+impl StoreError {
+    fn request(action: &'static str, path: &Path, source: object_store::Error) -> Self {
+        match source {
+            object_store::Error::NotFound { .. } => Self::NotFound(path.clone()),
+            source => Self::Request { action, path: path.clone(), source },
+        }
+    }
+}
+
+/// Object storage. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    part_bytes: usize,
+}
+
+impl Store {
+    /// Opens the store that the settings name. A local folder is made when it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] naming the key.
+    pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
+        let inner: Arc<dyn ObjectStore> = match config.url.strip_prefix("s3://") {
+            Some(location) => s3(location, config)?,
+            None => local(&config.url)?,
+        };
+        Ok(Self { inner, part_bytes: config.part_bytes })
+    }
+
+    /// A store over any implementation: tests put one that fails here.
+    pub fn from_object_store(inner: Arc<dyn ObjectStore>, part_bytes: usize) -> Self {
+        Self { inner, part_bytes }
+    }
+
+    /// Size of one part of an upload.
+    pub fn part_bytes(&self) -> usize {
+        self.part_bytes
+    }
+
+    /// Starts an upload. Nothing is visible before [`Upload::complete`].
+    pub fn upload(&self, path: Path) -> Upload {
+        Upload::new(Arc::clone(&self.inner), path)
+    }
+
+    /// Writes a small object in one request.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`]
+    pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        let put = self.inner.put(path, bytes.into()).await;
+        put.map(|_| ()).map_err(|error| StoreError::request("write", path, error))
+    }
+
+    /// Reads a small object whole.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] and [`StoreError::Request`]
+    pub async fn get(&self, path: &Path) -> Result<Bytes, StoreError> {
+        let failed = |error| StoreError::request("read", path, error);
+        self.inner.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
+    }
+
+    /// Size and time of an object.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] and [`StoreError::Request`]
+    pub async fn head(&self, path: &Path) -> Result<ObjectMeta, StoreError> {
+        self.inner.head(path).await.map_err(|error| StoreError::request("find", path, error))
+    }
+
+    /// Reads an object, or `range` of it, as a stream.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] and [`StoreError::Request`]
+    pub async fn read(&self, path: &Path, range: Option<GetRange>) -> Result<Reading, StoreError> {
+        let options = GetOptions { range, ..GetOptions::default() };
+        let result = self
+            .inner
+            .get_opts(path, options)
+            .await
+            .map_err(|error| StoreError::request("read", path, error))?;
+        Ok(Reading(result))
+    }
+
+    /// Deletes an object; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`]
+    pub async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        match self.inner.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StoreError::request("delete", path, error)),
+        }
+    }
+
+    /// The objects below a folder.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`]
+    pub async fn list(&self, folder: &str) -> Result<Vec<ObjectMeta>, StoreError> {
+        let path = Path::from(folder);
+        self.inner
+            .list(Some(&path))
+            .try_collect()
+            .await
+            .map_err(|error| StoreError::request("list", &path, error))
+    }
+}
+
+/// An object being read.
+#[derive(Debug)]
+pub struct Reading(GetResult);
+
+impl Reading {
+    /// Size of the whole object in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.0.meta.size
+    }
+
+    /// The bytes that are read, of the whole object.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.0.range.clone()
+    }
+
+    /// The bytes, as they come.
+    pub fn into_stream(self) -> BoxStream<'static, object_store::Result<Bytes>> {
+        self.0.into_stream()
+    }
+}
+
+fn local(url: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let folder = match url.strip_prefix("file://") {
+        Some(path) => PathBuf::from(path),
+        None if url.contains("://") => {
+            return Err(StoreError::Settings(
+                "store.url must be a folder, file:///… or s3://bucket/prefix".to_owned(),
+            ));
+        }
+        None => PathBuf::from(url),
+    };
+    let failed = |error: &dyn std::fmt::Display| {
+        StoreError::Settings(format!("store.url: cannot use {}: {error}", folder.display()))
+    };
+    std::fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
+    let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| failed(&error))?;
+    Ok(Arc::new(store.with_automatic_cleanup(true)))
+}
+
+fn s3(location: &str, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let (bucket, prefix) = location.split_once('/').unwrap_or((location, ""));
+    let retry = RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(3),
+            base: 2.,
+        },
+        max_retries: 10,
+        retry_timeout: Duration::from_secs(config.retry_secs.get()),
+    };
+    let client = ClientOptions::new()
+        .with_allow_http(config.allow_http)
+        .with_connect_timeout(Duration::from_secs(5));
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client)
+        .with_retry(retry);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &config.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(key) = &config.access_key_id {
+        builder = builder.with_access_key_id(key);
+    }
+    if let Some(secret) = &config.secret_access_key {
+        builder = builder.with_secret_access_key(secret.expose_secret());
+    }
+    let store = builder.build().map_err(|error| StoreError::Settings(format!("store: {error}")))?;
+    Ok(match prefix.trim_matches('/') {
+        "" => Arc::new(store),
+        prefix => Arc::new(PrefixStore::new(store, prefix)),
+    })
+}

@@ -1,0 +1,2 @@
+-- Loses every token: clients need new ones.
+drop table api_tokens;

@@ -1,0 +1,2 @@
+-- Loses the memory of keys: a client that repeats a submit from before starts a second execution.
+drop table idempotency_keys;

@@ -1,0 +1,169 @@
+//! `api_tokens` and the rights behind them: users, roles and permissions.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+
+/// The owner of a valid token.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Principal {
+    /// The token.
+    pub token_id: i64,
+    /// Its owner.
+    pub user_id: i32,
+    /// Whether the owner may do everything.
+    pub is_superuser: bool,
+    /// Codenames of the permissions that the owner's roles give.
+    pub permissions: Vec<String>,
+    /// Codenames that the token is limited to; `None` for all.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// Finds the owner of the token with this hash, if the token is neither revoked nor expired and
+/// the account is active and not deleted. Rights are read now, so a change counts at once.
+///
+/// # Errors
+/// The database's.
+pub async fn find_principal(
+    pool: &PgPool,
+    token_sha256: &[u8],
+) -> Result<Option<Principal>, sqlx::Error> {
+    sqlx::query_as(
+        "select t.id as token_id, u.id as user_id, coalesce(u.is_superuser, false) as is_superuser,
+                array(select distinct p.codename::text
+                        from user_roles ur
+                        join role_permissions rp on rp.role_id = ur.role_id
+                        join permissions p on p.id = rp.permission_id
+                       where ur.user_id = u.id) as permissions,
+                t.scopes
+           from api_tokens t
+           join users u on u.id = t.user_id
+          where t.token_sha256 = $1
+            and t.revoked_at is null
+            and (t.expires_at is null or t.expires_at > now())
+            and u.is_active
+            and u.deleted_at is null",
+    )
+    .bind(token_sha256)
+    .fetch_optional(pool)
+    .await
+}
+
+/// Notes that a token was used, to the minute: a hot token costs one write a minute.
+///
+/// # Errors
+/// The database's.
+pub async fn touch(pool: &PgPool, token_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update api_tokens
+            set last_used_at = now()
+          where id = $1
+            and (last_used_at is null or last_used_at < now() - interval '1 minute')",
+    )
+    .bind(token_id)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// A token to be stored.
+#[derive(Debug)]
+pub struct NewToken<'a> {
+    /// The owner's username.
+    pub username: &'a str,
+    /// What it is for.
+    pub name: &'a str,
+    /// The visible part.
+    pub prefix: &'a str,
+    /// The hash of the whole.
+    pub token_sha256: &'a [u8],
+    /// Permission codenames, `None` for all that the owner has.
+    pub scopes: Option<&'a [String]>,
+    /// Days until it expires.
+    pub expires_after_days: Option<i32>,
+}
+
+/// Stores a token. `None`: no active account has this username.
+///
+/// # Errors
+/// The database's.
+pub async fn insert(
+    connection: &mut PgConnection,
+    token: NewToken<'_>,
+) -> Result<Option<(i64, i32)>, sqlx::Error> {
+    sqlx::query_as(
+        "insert into api_tokens (user_id, name, prefix, token_sha256, scopes, expires_at)
+         select id, $2, $3, $4, $5, now() + make_interval(days => $6)
+           from users
+          where username = $1 and is_active and deleted_at is null
+         returning id, user_id",
+    )
+    .bind(token.username)
+    .bind(token.name)
+    .bind(token.prefix)
+    .bind(token.token_sha256)
+    .bind(token.scopes)
+    .bind(token.expires_after_days)
+    .fetch_optional(connection)
+    .await
+}
+
+/// A token as operators see it.
+#[derive(Debug, serde::Serialize, sqlx::FromRow)]
+pub struct TokenRow {
+    /// Its number.
+    pub id: i64,
+    /// The owner's username.
+    pub username: String,
+    /// What it is for.
+    pub name: String,
+    /// The visible part.
+    pub prefix: String,
+    /// Permission codenames that it is limited to.
+    pub scopes: Option<Vec<String>>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was used last, to the minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was taken back.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Lists tokens, newest first, at most 1,000.
+///
+/// # Errors
+/// The database's.
+pub async fn list(pool: &PgPool, username: Option<&str>) -> Result<Vec<TokenRow>, sqlx::Error> {
+    sqlx::query_as(
+        "select t.id, u.username, t.name, t.prefix, t.scopes, t.created_at, t.expires_at,
+                t.last_used_at, t.revoked_at
+           from api_tokens t
+           join users u on u.id = t.user_id
+          where $1::text is null or u.username = $1
+          order by t.id desc
+          limit 1000",
+    )
+    .bind(username)
+    .fetch_all(pool)
+    .await
+}
+
+/// Takes a token back, by its prefix. `None`: there is none, or it was taken back before.
+///
+/// # Errors
+/// The database's.
+pub async fn revoke(
+    connection: &mut PgConnection,
+    prefix: &str,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "update api_tokens
+            set revoked_at = now()
+          where prefix = $1 and revoked_at is null
+         returning id",
+    )
+    .bind(prefix)
+    .fetch_optional(connection)
+    .await
+}

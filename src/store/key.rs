@@ -1,0 +1,80 @@
+//! Every path that Registrar writes, in one place.
+
+use chrono::{DateTime, Datelike, Utc};
+use object_store::path::Path;
+
+use crate::writer::Format;
+
+/// An object in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectKey<'a> {
+    /// The file of an attempt.
+    Result {
+        /// Which attempt.
+        attempt: AttemptKey<'a>,
+        /// Extension of the file.
+        format: Format,
+    },
+    /// What the file holds and how it was made.
+    Manifest(AttemptKey<'a>),
+    /// What `readyz` and `doctor` write to see that writing works.
+    Probe(&'a str),
+}
+
+/// The folder of an attempt: two attempts can never write the same object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptKey<'a> {
+    /// When the execution was submitted: sets year and month.
+    pub created_at: DateTime<Utc>,
+    /// The execution.
+    pub execution: i64,
+    /// The attempt.
+    pub attempt: i32,
+    /// The report's slug, which names the file.
+    pub slug: &'a str,
+}
+
+impl AttemptKey<'_> {
+    fn folder(&self) -> String {
+        format!("{}/{}", execution_folder(self.created_at, self.execution), self.attempt)
+    }
+}
+
+/// The folder of all attempts of an execution.
+pub fn execution_folder(created_at: DateTime<Utc>, execution: i64) -> String {
+    format!("results/{:04}/{:02}/{execution}", created_at.year(), created_at.month())
+}
+
+impl ObjectKey<'_> {
+    /// Where the object is.
+    pub fn path(&self) -> Path {
+        Path::from(match self {
+            Self::Result { attempt, format } => {
+                format!("{}/{}.{}", attempt.folder(), attempt.slug, format.extension())
+            }
+            Self::Manifest(attempt) => {
+                format!("{}/{}.manifest.json", attempt.folder(), attempt.slug)
+            }
+            Self::Probe(name) => format!("probes/{name}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_as_the_documentation_says() {
+        let created_at = DateTime::from_timestamp(1_772_323_200, 0).expect("a time");
+        let attempt = AttemptKey { created_at, execution: 71, attempt: 2, slug: "gpa-ranking" };
+        assert_eq!(
+            ObjectKey::Result { attempt, format: Format::Csv }.path().to_string(),
+            "results/2026/03/71/2/gpa-ranking.csv"
+        );
+        assert_eq!(
+            ObjectKey::Manifest(attempt).path().to_string(),
+            "results/2026/03/71/2/gpa-ranking.manifest.json"
+        );
+    }
+}
