@@ -11,7 +11,10 @@ use std::io::{self, Write};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
+mod calendar;
 pub mod csv;
+mod number;
+mod text;
 pub mod xlsx;
 
 /// A file format that a report can be written in.
