@@ -1,6 +1,247 @@
 //! Definition + parameters → stream of rows → writer → store.
+//!
+//! An attempt is two steps: [`open`] connects, takes the snapshot and has the server check the
+//! query; [`Opened::export`] runs it into a file. Nothing here knows a queue, HTTP or a schedule:
+//! the worker, the command line and tests call the same two functions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub mod decode;
 pub mod definition;
+pub mod error;
+pub mod manifest;
 pub mod parameters;
+pub mod pipeline;
+pub mod source;
 pub mod sql;
+
+use crate::config::ReportConfig;
+use crate::db::executions::Backend;
+use crate::writer::{Column, Format, Options, Reader};
+use definition::{Definition, OnLimit};
+use error::ReportError;
+use parameters::BoundParameters;
+use pipeline::{Ceiling, Destination, Layout, Watch, Written};
+use source::{CheckedQuery, ReportDatabase, Session, SessionLimits, Snapshot, SourceColumn};
+
+/// One run of a report.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// What to run.
+    pub definition: &'a Definition,
+    /// With which values.
+    pub parameters: &'a BoundParameters,
+    /// Into which format.
+    pub format: Format,
+    /// For whom, and how CSV looks.
+    pub presentation: Presentation,
+    /// What it may take.
+    pub limits: Limits,
+    /// What the server's process list shows.
+    pub name: String,
+}
+
+/// Choices about the file that do not change the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Presentation {
+    /// Who reads the file.
+    pub reader: Reader,
+    /// Starts a CSV with a byte order mark.
+    pub byte_order_mark: bool,
+    /// CSV delimiter.
+    pub delimiter: char,
+}
+
+impl Default for Presentation {
+    fn default() -> Self {
+        Self { reader: Reader::Machine, byte_order_mark: false, delimiter: ',' }
+    }
+}
+
+/// What a run may take: the lower of the server's and the definition's limits.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest attempt, from connecting to the last byte.
+    pub timeout: Duration,
+    /// Longest wait for a table lock.
+    pub lock_timeout: Duration,
+    /// Rows, bytes, and what happens over them.
+    pub ceiling: Ceiling,
+}
+
+impl Limits {
+    /// The limits of a definition on this server.
+    pub fn of(definition: &Definition, config: &ReportConfig) -> Self {
+        let own = definition.limits();
+        let lower = |own: Option<std::num::NonZeroU64>, server: std::num::NonZeroU64| {
+            own.map_or(server, |own| own.min(server)).get()
+        };
+        Self {
+            timeout: Duration::from_secs(lower(own.timeout_secs, config.timeout_secs)),
+            lock_timeout: Duration::from_millis(u64::from(config.lock_timeout_ms.get())),
+            ceiling: Ceiling {
+                max_rows: lower(own.max_rows, config.max_rows),
+                max_bytes: lower(own.max_bytes, config.max_bytes),
+                truncate: own.on_limit == OnLimit::Truncate,
+            },
+        }
+    }
+}
+
+/// A run whose query the server has checked, on its snapshot.
+#[derive(Debug)]
+pub struct Opened {
+    session: Session,
+    query: CheckedQuery,
+    deadline: Instant,
+}
+
+/// What a run produced.
+#[derive(Debug)]
+pub struct Exported {
+    /// The file.
+    pub written: Written,
+    /// Source and file columns.
+    pub columns: Vec<(SourceColumn, Column)>,
+    /// What was read.
+    pub snapshot: Snapshot,
+}
+
+/// Connects, takes the snapshot and has the server check the query.
+///
+/// # Errors
+/// [`ReportError`]
+pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened, ReportError> {
+    let timeout = order.limits.timeout;
+    let deadline = Instant::now() + timeout;
+    let limits = SessionLimits {
+        timeout,
+        lock_timeout: order.limits.lock_timeout,
+        time_zone: order.definition.time_zone().name().to_owned(),
+    };
+    let opening = async {
+        let mut session = database.begin(&limits, &order.name).await?;
+        let query = session.check(&order.definition.statement()).await?;
+        Ok(Opened { session, query, deadline })
+    };
+    tokio::time::timeout_at(deadline, opening)
+        .await
+        .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))
+}
+
+impl Opened {
+    /// The server process that will run the query: who ends it, ends the run.
+    pub fn backend(&self) -> Backend {
+        self.session.backend()
+    }
+
+    /// Columns of the result.
+    pub fn columns(&self) -> &[SourceColumn] {
+        &self.query.columns
+    }
+
+    /// What the run sees.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.session.snapshot()
+    }
+
+    /// Ends without running the query.
+    pub async fn close(self) {
+        self.session.close().await;
+    }
+
+    /// Runs the query into a file. On an error, or when `watch.stop` says so, the connection is
+    /// closed at once, which ends the query on the server, and nothing of the file is visible.
+    ///
+    /// # Errors
+    /// [`ReportError`]
+    pub async fn export(
+        mut self,
+        order: &Order<'_>,
+        part_bytes: usize,
+        destination: &mut Destination,
+        watch: &Arc<Watch>,
+    ) -> Result<Exported, ReportError> {
+        let source = std::mem::take(&mut self.query.columns);
+        let columns = file_columns(order.definition, &source);
+        let layout = Layout {
+            format: order.format,
+            columns: columns.clone(),
+            options: options(order),
+            part_bytes,
+        };
+        let rows = self.session.rows(&self.query, order.parameters.values())?;
+        let exporting = pipeline::run(
+            rows,
+            source.clone(),
+            layout,
+            order.limits.ceiling,
+            destination,
+            watch,
+        );
+        let written = within(self.deadline, order.limits.timeout, watch, exporting).await?;
+        let snapshot = self.session.snapshot().clone();
+        self.session.close().await;
+        let columns = source.into_iter().zip(columns).collect();
+        Ok(Exported { written, columns, snapshot })
+    }
+}
+
+/// Lets the pipeline stop in order when its time is over, so that its upload is aborted.
+async fn within<T>(
+    deadline: Instant,
+    timeout: Duration,
+    watch: &Watch,
+    run: impl Future<Output = Result<T, ReportError>>,
+) -> Result<T, ReportError> {
+    tokio::pin!(run);
+    tokio::select! {
+        done = &mut run => done,
+        () = tokio::time::sleep_until(deadline) => {
+            watch.stop.cancel();
+            match run.await {
+                Ok(done) => Ok(done),
+                Err(ReportError::Stopped) => {
+                    Err(ReportError::Timeout { limit_secs: timeout.as_secs() })
+                }
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+fn options(order: &Order<'_>) -> Options {
+    Options {
+        reader: order.presentation.reader,
+        byte_order_mark: order.presentation.byte_order_mark,
+        delimiter: u8::try_from(order.presentation.delimiter).unwrap_or(b','),
+        time_zone: order.definition.time_zone(),
+        sheet_name: order.definition.title().to_owned(),
+        ..Options::default()
+    }
+}
+
+/// The file's columns: as the definition describes them, otherwise by name.
+fn file_columns(definition: &Definition, source: &[SourceColumn]) -> Vec<Column> {
+    source
+        .iter()
+        .map(|column| {
+            let described = definition.columns().iter().find(|spec| spec.name == column.name);
+            Column {
+                name: column.name.clone(),
+                label: described
+                    .and_then(|spec| spec.label.clone())
+                    .unwrap_or_else(|| column.name.clone()),
+                kind: column.decoder.kind(),
+                number_format: described
+                    .and_then(|spec| spec.format)
+                    .map(|format| format.number_format().to_owned()),
+                width: described.and_then(|spec| spec.width),
+            }
+        })
+        .collect()
+}

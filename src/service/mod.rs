@@ -1,1 +1,135 @@
-//! (being written)
+//! Use cases: one method = one use case = at most one transaction, with its audit row inside.
+//!
+//! `api` and `cli` parse and render; what may be done, by whom, and what it changes is decided
+//! here. Nothing here knows HTTP.
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+
+use crate::config::Config;
+use crate::db::executions::Status;
+use crate::report::parameters::ParameterError;
+use crate::report::source::ReportDatabase;
+use crate::store::{Store, StoreError};
+
+pub mod access;
+pub mod executions;
+pub mod reports;
+pub mod results;
+pub mod tokens;
+
+pub use access::{Caller, Permission};
+
+/// Everything that use cases need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// The application's database.
+    pub db: PgPool,
+    /// Where reports are read.
+    pub reports: ReportDatabase,
+    /// Where results are.
+    pub store: Store,
+    /// Settings.
+    pub config: Arc<Config>,
+}
+
+/// A use case was refused or failed. Each variant is one answer that callers can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// No valid token came with the request.
+    #[error("a valid token is needed")]
+    Unauthenticated,
+    /// The caller lacks a permission.
+    #[error("the permission `{permission}` is needed")]
+    Forbidden {
+        /// Its codename.
+        permission: String,
+    },
+    /// There is no such thing, or the caller may not know of it.
+    #[error("there is no such {what}")]
+    NotFound {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Parameters of a report are wrong.
+    #[error("{} parameters are not valid", .0.len())]
+    BadParameters(Vec<ParameterError>),
+    /// Another part of the request is wrong.
+    #[error("{field} {expected}")]
+    BadField {
+        /// JSON pointer or header name.
+        field: &'static str,
+        /// What was expected.
+        expected: String,
+    },
+    /// The execution is in a state that does not allow this.
+    #[error("the execution is {status}")]
+    WrongState {
+        /// The current state.
+        status: Status,
+    },
+    /// The result was deleted at its time.
+    #[error("the result has expired")]
+    Expired,
+    /// The key was used for another request.
+    #[error("the idempotency key was used with another request")]
+    IdempotencyMismatch,
+    /// A request with this key is still running.
+    #[error("a request with this idempotency key is still running")]
+    IdempotencyInFlight,
+    /// The caller has as many unfinished executions as are allowed.
+    #[error("at most {limit} executions may be unfinished at once")]
+    TooManyActive {
+        /// How many.
+        limit: u32,
+    },
+    /// The database does not answer.
+    #[error("the database is not available")]
+    DatabaseUnavailable(#[source] sqlx::Error),
+    /// The store does not answer.
+    #[error("the object store is not available")]
+    StoreUnavailable(#[source] StoreError),
+    /// Something that should not happen. The source is for the log only.
+    #[error("internal error")]
+    Internal(#[source] anyhow::Error),
+}
+
+impl From<sqlx::Error> for ServiceError {
+    fn from(error: sqlx::Error) -> Self {
+        let gone = match &error {
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+                code.starts_with("08") || code.starts_with("57P") || code.starts_with("53")
+            }),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        };
+        if gone { Self::DatabaseUnavailable(error) } else { Self::Internal(safe(error)) }
+    }
+}
+
+/// Drops what PostgreSQL adds to an error: its DETAIL can hold whole rows.
+fn safe(error: sqlx::Error) -> anyhow::Error {
+    match error.as_database_error() {
+        Some(database) => anyhow::anyhow!(
+            "SQLSTATE {}{}",
+            database.code().unwrap_or_default(),
+            database.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default(),
+        ),
+        None => error.into(),
+    }
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound(_) => Self::NotFound { what: "file" },
+            error => Self::StoreUnavailable(error),
+        }
+    }
+}

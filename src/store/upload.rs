@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, UploadPart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
+use tokio::task::JoinSet;
 
 use super::StoreError;
 
@@ -22,7 +21,8 @@ pub struct Upload {
     /// Held back: an object of one part is written by a single request.
     first: Option<Bytes>,
     multipart: Option<Box<dyn MultipartUpload>>,
-    in_flight: FuturesUnordered<UploadPart>,
+    /// Tasks of their own, so that parts travel while the next one is being made.
+    in_flight: JoinSet<object_store::Result<()>>,
 }
 
 impl std::fmt::Debug for Upload {
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Upload {
 
 impl Upload {
     pub(super) fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
-        Self { store, path, first: None, multipart: None, in_flight: FuturesUnordered::new() }
+        Self { store, path, first: None, multipart: None, in_flight: JoinSet::new() }
     }
 
     /// Where the object will be.
@@ -63,7 +63,7 @@ impl Upload {
 
     async fn send(&mut self, part: Bytes) -> Result<(), StoreError> {
         let multipart = self.multipart.as_mut().expect("put made the upload before sending");
-        self.in_flight.push(multipart.put_part(part.into()));
+        self.in_flight.spawn(multipart.put_part(part.into()));
         while self.in_flight.len() > MAX_PARTS_IN_FLIGHT {
             self.settle_one().await?;
         }
@@ -71,22 +71,11 @@ impl Upload {
     }
 
     async fn settle_one(&mut self) -> Result<(), StoreError> {
-        match self.in_flight.next().await {
-            Some(sent) => sent.map_err(|error| self.failed(error)),
+        match self.in_flight.join_next().await {
+            Some(Ok(sent)) => sent.map_err(|error| self.failed(error)),
+            Some(Err(source)) => Err(self.failed(object_store::Error::JoinError { source })),
             None => Ok(()),
         }
-    }
-
-    /// Waits for the parts on their way. Lets them make progress while the caller has nothing to
-    /// send.
-    ///
-    /// # Errors
-    /// The first failure of a part.
-    pub async fn settle(&mut self) -> Result<(), StoreError> {
-        while !self.in_flight.is_empty() {
-            self.settle_one().await?;
-        }
-        Ok(())
     }
 
     /// Sends what remains and makes the object visible.
@@ -94,7 +83,9 @@ impl Upload {
     /// # Errors
     /// [`StoreError::Request`]; the object is then not there, and the upload must be aborted.
     pub async fn complete(&mut self) -> Result<(), StoreError> {
-        self.settle().await?;
+        while !self.in_flight.is_empty() {
+            self.settle_one().await?;
+        }
         let done = match self.multipart.as_mut() {
             Some(multipart) => multipart.complete().await,
             None => {
@@ -107,7 +98,7 @@ impl Upload {
 
     /// Takes back what was sent. Failures are logged: the caller has a better error to report.
     pub async fn abort(&mut self) {
-        self.in_flight.clear();
+        self.in_flight.shutdown().await;
         if let Some(mut multipart) = self.multipart.take()
             && let Err(error) = multipart.abort().await
         {

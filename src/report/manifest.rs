@@ -1,0 +1,77 @@
+//! The manifest: what a result holds and how it was made, beside the file in the store.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::writer::{Adjustment, Format, Kind, Reader};
+
+/// What a result holds and how it was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Manifest {
+    /// The execution.
+    pub execution_id: i64,
+    /// The attempt that made the file.
+    pub attempt: i32,
+    /// The definition's slug.
+    pub report: String,
+    /// The definition's version.
+    pub definition_version: i32,
+    /// SHA-256 of the definition's content, in hex.
+    pub definition_sha256: String,
+    /// The resolved parameters.
+    #[schema(value_type = Object)]
+    pub parameters: Value,
+    /// Name of the file.
+    pub file_name: String,
+    /// Format of the file.
+    pub format: Format,
+    /// Whom the file is written for.
+    pub reader: Reader,
+    /// IANA zone that dates were computed and are shown in.
+    pub time_zone: String,
+    /// Columns, in order.
+    pub columns: Vec<ManifestColumn>,
+    /// Rows, without headers.
+    pub row_count: u64,
+    /// Sheets of a workbook; 1 for other formats.
+    pub sheets: u32,
+    /// Size of the file.
+    pub size_bytes: u64,
+    /// SHA-256 of the file, in hex.
+    pub sha256: String,
+    /// Where the file was cut, if it was: it is never cut without this.
+    pub truncated: Option<String>,
+    /// How many cells could not be shown as they are, by rule.
+    #[schema(value_type = Object)]
+    pub adjusted_cells: BTreeMap<Adjustment, u64>,
+    /// Instant of the snapshot that was read.
+    pub snapshot_at: DateTime<Utc>,
+    /// Position in the write-ahead log, where the server told it.
+    pub snapshot_lsn: Option<String>,
+    /// When the attempt began.
+    pub started_at: DateTime<Utc>,
+    /// Time from the claim to the whole file.
+    pub duration_ms: u64,
+    /// The process that made the file.
+    pub worker: String,
+    /// Largest memory of that process so far, where the system tells it.
+    pub peak_memory_bytes: Option<u64>,
+    /// Version of Registrar.
+    pub registrar_version: String,
+}
+
+/// A column of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ManifestColumn {
+    /// As the query names it.
+    pub name: String,
+    /// As people read it.
+    pub label: String,
+    /// PostgreSQL's type.
+    pub postgres_type: String,
+    /// What it is written as.
+    pub kind: Kind,
+}

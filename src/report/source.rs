@@ -1,0 +1,285 @@
+//! The database of reports: one connection per attempt, one read-only snapshot, one statement.
+//!
+//! The only gate through which SQL that people wrote reaches a server (`AssertSqlSafe`). What keeps
+//! it harmless, from the outside in:
+//! - the connection logs in as a role of its own that may read what reports may see, and is a
+//!   member of nothing; `SET ROLE` would be no sandbox;
+//! - the transaction is read-only, has time-outs, and is always rolled back;
+//! - the query stands inside `select … from (…)`, which refuses everything that is not one SELECT;
+//! - values are bound, never pasted.
+//!
+//! The connection is never shared or reused: a stream that is dropped half-way leaves it unusable.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column as _, Connection, Executor, PgConnection, SqlSafeStr,
+    Statement, TypeInfo,
+};
+
+use super::decode::Decoder;
+use super::error::ReportError;
+use super::parameters::Value;
+use crate::db::executions::Backend;
+
+/// How long a new connection may take. Longer, and the server is as good as gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The server's own time-outs come this much after ours: they are the net under it.
+const SERVER_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
+
+/// Where reports are read, as the report role.
+#[derive(Debug, Clone)]
+pub struct ReportDatabase {
+    options: PgConnectOptions,
+}
+
+/// What a transaction of a report may take.
+#[derive(Debug, Clone)]
+pub struct SessionLimits {
+    /// Longest statement.
+    pub timeout: Duration,
+    /// Longest wait for a lock.
+    pub lock_timeout: Duration,
+    /// IANA name of the zone that dates are computed in.
+    pub time_zone: String,
+}
+
+/// A connection inside its transaction.
+#[derive(Debug)]
+pub struct Session {
+    connection: PgConnection,
+    backend: Backend,
+    snapshot: Snapshot,
+}
+
+/// What the transaction sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The server's time when the snapshot was taken.
+    pub taken_at: DateTime<Utc>,
+    /// Position in the write-ahead log, where the server tells it.
+    pub lsn: Option<String>,
+}
+
+/// A query that the server has checked.
+#[derive(Debug, Clone)]
+pub struct CheckedQuery {
+    sql: String,
+    /// Columns of the result, in order.
+    pub columns: Vec<SourceColumn>,
+}
+
+/// A column of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// As the query names it.
+    pub name: String,
+    /// PostgreSQL's name of its type.
+    pub type_name: String,
+    /// How its values are read.
+    pub decoder: Decoder,
+}
+
+impl ReportDatabase {
+    /// Reports are read with these options.
+    pub fn new(options: PgConnectOptions) -> Self {
+        // A report's statement is run once: caching it would only cost memory.
+        Self { options: options.statement_cache_capacity(0) }
+    }
+
+    /// Connects and begins the transaction. `name` is what `pg_stat_activity` shows.
+    ///
+    /// # Errors
+    /// [`ReportError::Unavailable`], or [`ReportError::Sql`] where the login is refused.
+    pub async fn begin(
+        &self,
+        limits: &SessionLimits,
+        name: &str,
+    ) -> Result<Session, ReportError> {
+        let options = self.options.clone().application_name(name);
+        let mut connection =
+            tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+                .await
+                .map_err(|_| ReportError::Unavailable(sqlx::Error::PoolTimedOut))??;
+        connection
+            .execute("begin transaction isolation level repeatable read, read only")
+            .await?;
+        configure(&mut connection, limits).await?;
+        let (backend_pid, backend_start, taken_at, lsn) = sqlx::query_as(
+            "select pg_backend_pid(),
+                    (select backend_start from pg_stat_activity where pid = pg_backend_pid()),
+                    now(),
+                    case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+                         else pg_current_wal_lsn() end::text",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        Ok(Session {
+            connection,
+            backend: Backend { backend_pid, backend_start },
+            snapshot: Snapshot { taken_at, lsn },
+        })
+    }
+}
+
+/// Sets the transaction's limits and how values look as text. This is the first query, so that
+/// the snapshot is taken and read-only can no longer be switched off.
+async fn configure(
+    connection: &mut PgConnection,
+    limits: &SessionLimits,
+) -> Result<(), ReportError> {
+    let millis = |duration: Duration| duration.as_millis().to_string();
+    sqlx::query(
+        "select set_config('statement_timeout', $1, false),
+                set_config('lock_timeout', $2, false),
+                set_config('TimeZone', $3, false),
+                set_config('idle_in_transaction_session_timeout', '60s', false),
+                set_config('client_connection_check_interval', '500ms', false),
+                set_config('DateStyle', 'ISO, MDY', false),
+                set_config('IntervalStyle', 'postgres', false),
+                set_config('bytea_output', 'hex', false),
+                set_config('extra_float_digits', '1', false)",
+    )
+    .bind(millis(limits.timeout + SERVER_TIMEOUT_SLACK))
+    .bind(millis(limits.lock_timeout))
+    .bind(&limits.time_zone)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Session {
+    /// The server process of this connection.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// What the transaction sees.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Has the server check a query, without running it. `sql` holds `$n` placeholders with
+    /// casts, one for each bound value.
+    ///
+    /// # Errors
+    /// [`ReportError::Sql`] where the server refuses it, [`ReportError::NoColumns`].
+    pub async fn check(&mut self, sql: &str) -> Result<CheckedQuery, ReportError> {
+        // The newline keeps a trailing `--` comment from swallowing the bracket.
+        let whole = format!("select * from (\n{sql}\n) as report");
+        let statement = self.connection.prepare(dynamic(whole.clone())).await?;
+        let described: Vec<_> = statement
+            .columns()
+            .iter()
+            .map(|column| {
+                let oid = column.type_info().oid().map_or(0, |oid| oid.0);
+                let type_name = column.type_info().name().to_lowercase();
+                (column.name().to_owned(), type_name, Decoder::for_oid(oid))
+            })
+            .collect();
+        if described.is_empty() {
+            return Err(ReportError::NoColumns);
+        }
+        let sql = match described.iter().all(|(_, _, decoder)| decoder.is_some()) {
+            true => whole,
+            false => with_text_columns(sql, &described),
+        };
+        let columns = described
+            .into_iter()
+            .map(|(name, type_name, decoder)| SourceColumn {
+                name,
+                type_name,
+                decoder: decoder.unwrap_or(Decoder::Text),
+            })
+            .collect();
+        Ok(CheckedQuery { sql, columns })
+    }
+
+    /// Runs a checked query. Rows come as the server makes them; a reader that is slow makes the
+    /// server wait.
+    ///
+    /// # Errors
+    /// [`ReportError::Definition`] when a value cannot be encoded; the stream's are the server's.
+    pub fn rows<'s, 'v>(
+        &'s mut self,
+        query: &CheckedQuery,
+        values: impl Iterator<Item = &'v Value>,
+    ) -> Result<BoxStream<'s, Result<PgRow, sqlx::Error>>, ReportError> {
+        let arguments = arguments(values)?;
+        Ok(sqlx::query_with(dynamic(query.sql.clone()), arguments)
+            .persistent(false)
+            .fetch(&mut self.connection))
+    }
+
+    /// Rolls back, whatever the query left, and closes the connection in order. Dropping the
+    /// session instead closes it at once, and the server ends its query.
+    pub async fn close(mut self) {
+        let closed = async {
+            self.connection.execute("rollback").await?;
+            self.connection.close().await
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, closed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot close a report's connection"),
+            Err(_) => tracing::debug!("closing a report's connection took too long"),
+        }
+    }
+}
+
+/// Lets the server turn columns whose type has no decoder into text. `format('%s')` calls the
+/// type's output function, as COPY does; a cast would not (`inet::text` adds the netmask).
+/// `num_nonnulls` because a composite of nulls `is null` without being it.
+fn with_text_columns(sql: &str, columns: &[(String, String, Option<Decoder>)]) -> String {
+    let mut list = String::new();
+    let mut names = String::new();
+    for (index, (_, _, decoder)) in columns.iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        names.push_str(&format!("{comma}c{index}"));
+        list.push_str(&match decoder {
+            Some(_) => format!("{comma}c{index}"),
+            None => format!(
+                "{comma}case num_nonnulls(c{index}) when 0 then null \
+                 else format('%s', c{index}) end"
+            ),
+        });
+    }
+    format!("select {list} from (\n{sql}\n) as report ({names})")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the gate: the text is one subquery of a read-only transaction of the report role"
+)]
+fn dynamic(sql: String) -> sqlx::SqlStr {
+    AssertSqlSafe(sql).into_sql_str()
+}
+
+fn arguments<'v>(values: impl Iterator<Item = &'v Value>) -> Result<PgArguments, ReportError> {
+    let mut arguments = PgArguments::default();
+    for value in values {
+        let added = match value {
+            Value::Null => arguments.add(None::<String>),
+            Value::Text(text) => arguments.add(text),
+            Value::Integer(number) => arguments.add(number),
+            Value::Bigint(number) => arguments.add(number),
+            // As text: the placeholder's cast makes a numeric of it, with every digit.
+            Value::Numeric(digits) => arguments.add(digits),
+            Value::Boolean(truth) => arguments.add(truth),
+            Value::Date(date) => arguments.add(date),
+            Value::Timestamptz(instant) => arguments.add(instant),
+            Value::Uuid(uuid) => arguments.add(uuid),
+            Value::TextList(list) | Value::NumericList(list) => arguments.add(list),
+            Value::IntegerList(list) => arguments.add(list),
+            Value::BigintList(list) => arguments.add(list),
+            Value::BooleanList(list) => arguments.add(list),
+            Value::DateList(list) => arguments.add(list),
+            Value::TimestamptzList(list) => arguments.add(list),
+            Value::UuidList(list) => arguments.add(list),
+        };
+        added.map_err(|error| ReportError::Definition(error.to_string()))?;
+    }
+    Ok(arguments)
+}

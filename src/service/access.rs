@@ -1,0 +1,119 @@
+//! Who calls, and what they may do.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+
+use super::{ServiceError, Services};
+use crate::db::audit::Actor;
+use crate::db::tokens;
+
+/// What the service itself asks for. Definitions may ask for further codenames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// See the catalogue.
+    ReportsView,
+    /// Run reports and follow one's own executions.
+    ReportsRun,
+    /// See everybody's executions and results.
+    ExecutionsViewAll,
+    /// Cancel and retry everybody's executions.
+    ExecutionsCancelAll,
+}
+
+impl Permission {
+    /// As in the table of permissions.
+    pub const fn codename(self) -> &'static str {
+        match self {
+            Self::ReportsView => "reports.view",
+            Self::ReportsRun => "reports.run",
+            Self::ExecutionsViewAll => "executions.view_all",
+            Self::ExecutionsCancelAll => "executions.cancel_all",
+        }
+    }
+}
+
+/// An authenticated caller.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The account.
+    pub user_id: i32,
+    /// The token that was shown.
+    pub token_id: i64,
+    is_superuser: bool,
+    permissions: BTreeSet<String>,
+    scopes: Option<BTreeSet<String>>,
+    /// For audit rows.
+    pub actor: Actor,
+    /// Trace of the request.
+    pub trace_id: String,
+}
+
+impl Caller {
+    /// Whether the caller's roles give a permission and the token's scopes let it through.
+    pub fn may(&self, codename: &str) -> bool {
+        let granted = self.is_superuser || self.permissions.contains(codename);
+        granted && self.scopes.as_ref().is_none_or(|scopes| scopes.contains(codename))
+    }
+
+    /// Refuses a caller without the permission.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub fn require(&self, permission: Permission) -> Result<(), ServiceError> {
+        self.require_codename(permission.codename())
+    }
+
+    /// Refuses a caller without the permission of this codename.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub fn require_codename(&self, codename: &str) -> Result<(), ServiceError> {
+        if self.may(codename) {
+            return Ok(());
+        }
+        Err(ServiceError::Forbidden { permission: codename.to_owned() })
+    }
+}
+
+/// Every token begins so: secret scanners find it, and people see what it is.
+pub const TOKEN_PREFIX: &str = "rgs_";
+/// Longest token that is looked at.
+const MAX_TOKEN_BYTES: usize = 128;
+
+/// The hash under which a token is stored. Tokens are 256 random bits, so a plain hash is enough:
+/// there is nothing to guess.
+pub fn token_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+impl Services {
+    /// Finds out who shows a token.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unauthenticated`] for a token that is unknown, revoked or expired, or whose
+    /// owner is gone.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        actor: Actor,
+        trace_id: String,
+    ) -> Result<Caller, ServiceError> {
+        if !token.starts_with(TOKEN_PREFIX) || token.len() > MAX_TOKEN_BYTES {
+            return Err(ServiceError::Unauthenticated);
+        }
+        let principal = tokens::find_principal(&self.db, &token_hash(token))
+            .await?
+            .ok_or(ServiceError::Unauthenticated)?;
+        tokens::touch(&self.db, principal.token_id).await?;
+        Ok(Caller {
+            user_id: principal.user_id,
+            token_id: principal.token_id,
+            is_superuser: principal.is_superuser,
+            permissions: principal.permissions.into_iter().collect(),
+            scopes: principal.scopes.map(|scopes| scopes.into_iter().collect()),
+            actor: Actor { user_id: Some(principal.user_id), ..actor },
+            trace_id,
+        })
+    }
+}
