@@ -219,7 +219,7 @@ impl Zone {
         // of years, and the last 28 before a century's end hold each of them.
         let start = |year| Day { year, month: 1, day: 1 }.days();
         let kind = |year| (start(year).rem_euclid(7), start(year + 1) - start(year));
-        let alike = (TABLE_END - 28..TABLE_END).find(|&alike| kind(alike) == kind(year));
+        let alike = (TABLE_END - 28..TABLE_END).rev().find(|&alike| kind(alike) == kind(year));
         let shift = start(alike.unwrap_or(TABLE_END - 1)) - start(year);
         table_offset(self.zone, seconds + shift * SECONDS_PER_DAY)
     }

@@ -2,8 +2,9 @@
 //!
 //! `float4out` and `float8out` print the shortest digits that read back as the same value and lie
 //! *strictly* between the two neighbouring midpoints; Rust's shortest digits may lie *on* a
-//! midpoint, which round-half-even reads back as well. The two differ for a few values only (5e-20
-//! and 67e14 among them), so Rust's digits are taken and put right where they touch a midpoint.
+//! midpoint, which round-half-even reads back as well. Of two decimals equally short and near,
+//! PostgreSQL takes the even one. Both matter for a few values only (5e-20 and 2 ^ -12 as `real`
+//! among them), so Rust's digits are taken and put right where needed.
 
 use std::fmt::LowerExp;
 use std::io::Write;
@@ -221,7 +222,7 @@ impl Decimal {
         let mut scratch = [0; SCRATCH];
         let shortest = Self::read(format_into(&mut scratch, format_args!("{value:e}")));
         if !shortest.is_midpoint(value) {
-            return shortest;
+            return shortest.even_of_tie(value);
         }
         for digits in shortest.text().1..=F::MAX_DIGITS {
             let places = digits - 1;
@@ -274,30 +275,46 @@ impl Decimal {
         text.parse::<F>().is_ok_and(|read| read == value)
     }
 
+    /// The even one of two decimals that are equally short and equally near to `value`.
+    fn even_of_tie<F: Float>(self, value: F) -> Self {
+        if self.digits.is_multiple_of(2) {
+            return self;
+        }
+        let (mantissa, power, _) = value.parts();
+        [self.digits - 1, self.digits + 1]
+            .into_iter()
+            .filter(|&other| {
+                let doubled = Self { digits: self.digits + other, ..self };
+                doubled.equals(mantissa, power + 1)
+            })
+            .map(|digits| Self { digits, ..self }.normal())
+            .find(|other| other.reads_back(value) && !other.is_midpoint(value))
+            .unwrap_or(self)
+    }
+
     /// Whether this lies exactly half way between `value` and one of its neighbours.
     fn is_midpoint<F: Float>(self, value: F) -> bool {
-        // A decimal on a midpoint needs 5 ^ |exponent| to divide either the midpoint's odd
-        // numerator (below 2 ^ 55) or the decimal's digits (below 10 ^ 17).
+        let (mantissa, power, narrow_below) = value.parts();
+        self.equals(2 * mantissa + 1, power - 1)
+            || if narrow_below {
+                self.equals(4 * mantissa - 1, power - 2)
+            } else {
+                mantissa > 0 && self.equals(2 * mantissa - 1, power - 1)
+            }
+    }
+
+    /// Whether this is exactly `numerator * 2 ^ power`.
+    fn equals(self, numerator: u64, power: i32) -> bool {
+        // The odd numerator (below 2 ^ 55) or the digits (below 2 * 10 ^ 17) must have the other
+        // side's fives as a factor.
         if !(-24..=23).contains(&self.exponent) {
             return false;
         }
-        let (mantissa, power, narrow_below) = value.parts();
         let fives = 5_u128.pow(self.exponent.unsigned_abs());
-        let equals = |numerator: u64, power: i32| {
-            let (numerator, digits) = (u128::from(numerator), u128::from(self.digits));
-            let (left, right) = if self.exponent < 0 {
-                (numerator * fives, digits)
-            } else {
-                (numerator, digits * fives)
-            };
-            odd_part(left, power) == odd_part(right, self.exponent)
-        };
-        equals(2 * mantissa + 1, power - 1)
-            || if narrow_below {
-                equals(4 * mantissa - 1, power - 2)
-            } else {
-                mantissa > 0 && equals(2 * mantissa - 1, power - 1)
-            }
+        let (left, right) = (u128::from(numerator), u128::from(self.digits));
+        let (left, right) =
+            if self.exponent < 0 { (left * fives, right) } else { (left, right * fives) };
+        odd_part(left, power) == odd_part(right, self.exponent)
     }
 }
 

@@ -1,1 +1,3 @@
+//! Tests that need a live PostgreSQL.
 
+mod writer;
