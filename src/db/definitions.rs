@@ -53,6 +53,24 @@ pub async fn find_active(
     .await
 }
 
+/// Finds a definition under a slug, whether or not it can still be run.
+///
+/// # Errors
+/// The database's.
+pub async fn find_by_slug(
+    connection: &mut PgConnection,
+    slug: &str,
+) -> Result<Option<StoredDefinition>, sqlx::Error> {
+    sqlx::query_as(
+        "select id, slug, version, query, spec, content_sha256
+           from report_definitions
+          where slug = $1 and content_sha256 is not null",
+    )
+    .bind(slug)
+    .fetch_optional(connection)
+    .await
+}
+
 /// Finds a version, whether or not it is the current one.
 ///
 /// # Errors

@@ -187,8 +187,8 @@ pub struct NewExecution<'a> {
     pub definition_id: i32,
     /// Its version.
     pub definition_version: i32,
-    /// Who submits.
-    pub executed_by: i32,
+    /// Who submits; `None` for the operator at the command line.
+    pub executed_by: Option<i32>,
     /// Resolved parameters.
     pub parameters: &'a Value,
     /// File format.
@@ -485,6 +485,27 @@ pub async fn note_backend(
     .execute(pool)
     .await?;
     Ok(noted.rows_affected() == 1)
+}
+
+/// The server process of an attempt, if one was noted.
+///
+/// # Errors
+/// The database's.
+pub async fn backend_of(
+    pool: &PgPool,
+    id: i64,
+    attempt: i32,
+) -> Result<Option<Backend>, sqlx::Error> {
+    sqlx::query_as(
+        "select backend_pid, backend_start
+           from report_executions
+          where id = $1 and attempt = $2
+            and backend_pid is not null and backend_start is not null",
+    )
+    .bind(id)
+    .bind(attempt)
+    .fetch_optional(pool)
+    .await
 }
 
 /// What a finished attempt publishes.

@@ -25,7 +25,9 @@ use definition::{Definition, OnLimit};
 use error::ReportError;
 use parameters::BoundParameters;
 use pipeline::{Ceiling, Destination, Layout, Watch, Written};
-use source::{CheckedQuery, ReportDatabase, Session, SessionLimits, Snapshot, SourceColumn};
+use source::{
+    CheckedQuery, Estimate, ReportDatabase, Session, SessionLimits, Snapshot, SourceColumn,
+};
 
 /// One run of a report.
 #[derive(Debug)]
@@ -133,6 +135,44 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
         .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))
 }
 
+/// Asks the planner what a run would take.
+///
+/// # Errors
+/// [`ReportError`]
+pub async fn estimate(
+    database: &ReportDatabase,
+    order: &Order<'_>,
+) -> Result<Estimate, ReportError> {
+    let mut opened = open(database, order).await?;
+    let estimate = opened.session.explain(&opened.query, order.parameters.values()).await;
+    opened.close().await;
+    estimate
+}
+
+/// Has the server check a definition as the report role, rights included, without running it.
+/// Returns the names of the columns.
+///
+/// # Errors
+/// [`ReportError`]
+pub async fn check(
+    database: &ReportDatabase,
+    definition: &Definition,
+    config: &ReportConfig,
+) -> Result<Vec<String>, ReportError> {
+    let limits = SessionLimits {
+        timeout: Duration::from_secs(config.timeout_secs.get()),
+        lock_timeout: Duration::from_millis(u64::from(config.lock_timeout_ms.get())),
+        time_zone: definition.time_zone().name().to_owned(),
+    };
+    let mut session = database.begin(&limits, "registrar report validate").await?;
+    let query = session.check(&definition.statement()).await?;
+    // Rights do not depend on values: NULL for each parameter plans as well as any.
+    let nulls = vec![parameters::Value::Null; definition.parameters().len()];
+    session.explain(&query, nulls.iter()).await?;
+    session.close().await;
+    Ok(query.columns.into_iter().map(|column| column.name).collect())
+}
+
 impl Opened {
     /// The server process that will run the query: who ends it, ends the run.
     pub fn backend(&self) -> Backend {
@@ -175,14 +215,8 @@ impl Opened {
             part_bytes,
         };
         let rows = self.session.rows(&self.query, order.parameters.values())?;
-        let exporting = pipeline::run(
-            rows,
-            source.clone(),
-            layout,
-            order.limits.ceiling,
-            destination,
-            watch,
-        );
+        let exporting =
+            pipeline::run(rows, source.clone(), layout, order.limits.ceiling, destination, watch);
         let written = within(self.deadline, order.limits.timeout, watch, exporting).await?;
         let snapshot = self.session.snapshot().clone();
         self.session.close().await;

@@ -149,9 +149,8 @@ pub async fn run(
     let (batches, incoming) = mpsc::channel(BATCHES_IN_FLIGHT);
     let (parts, mut outgoing) = mpsc::channel::<Bytes>(1);
     let sink = PartSink::new(parts, layout.part_bytes, Arc::clone(watch));
-    let writing = tokio::task::spawn_blocking(move || {
-        write(incoming, &source, layout, ceiling, sink)
-    });
+    let writing =
+        tokio::task::spawn_blocking(move || write(incoming, &source, layout, ceiling, sink));
     let sending = async {
         while let Some(part) = outgoing.recv().await {
             destination.put(part).await?;
@@ -274,10 +273,10 @@ fn write_row(
     for (index, column) in source.iter().enumerate() {
         let raw = row.try_get_raw(index)?;
         let bytes = if raw.is_null() { None } else { raw.as_bytes().ok() };
-        let cell = column.decoder.decode(bytes).map_err(|source| ReportError::Decode {
-            column: column.name.clone(),
-            source,
-        })?;
+        let cell = column
+            .decoder
+            .decode(bytes)
+            .map_err(|source| ReportError::Decode { column: column.name.clone(), source })?;
         writer.cell(cell)?;
     }
     Ok(writer.end_row()?)

@@ -72,6 +72,15 @@ pub struct CheckedQuery {
     pub columns: Vec<SourceColumn>,
 }
 
+/// What the planner expects of a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Rows of the result.
+    pub rows: f64,
+    /// Cost in the planner's units.
+    pub cost: f64,
+}
+
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceColumn {
@@ -94,19 +103,13 @@ impl ReportDatabase {
     ///
     /// # Errors
     /// [`ReportError::Unavailable`], or [`ReportError::Sql`] where the login is refused.
-    pub async fn begin(
-        &self,
-        limits: &SessionLimits,
-        name: &str,
-    ) -> Result<Session, ReportError> {
+    pub async fn begin(&self, limits: &SessionLimits, name: &str) -> Result<Session, ReportError> {
         let options = self.options.clone().application_name(name);
         let mut connection =
             tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
                 .await
                 .map_err(|_| ReportError::Unavailable(sqlx::Error::PoolTimedOut))??;
-        connection
-            .execute("begin transaction isolation level repeatable read, read only")
-            .await?;
+        connection.execute("begin transaction isolation level repeatable read, read only").await?;
         configure(&mut connection, limits).await?;
         let (backend_pid, backend_start, taken_at, lsn) = sqlx::query_as(
             "select pg_backend_pid(),
@@ -212,6 +215,28 @@ impl Session {
         Ok(sqlx::query_with(dynamic(query.sql.clone()), arguments)
             .persistent(false)
             .fetch(&mut self.connection))
+    }
+
+    /// Asks the planner what running the query would take. Unlike [`Session::check`] this also
+    /// checks the role's rights, as running would.
+    ///
+    /// # Errors
+    /// [`ReportError::Sql`] where the server refuses it.
+    pub async fn explain(
+        &mut self,
+        query: &CheckedQuery,
+        values: impl Iterator<Item = &Value>,
+    ) -> Result<Estimate, ReportError> {
+        let sql = dynamic(format!("explain (format json) {}", query.sql));
+        let plan: serde_json::Value = sqlx::query_scalar_with(sql, arguments(values)?)
+            .persistent(false)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let number = |key: &str| plan.pointer(&format!("/0/Plan/{key}")).and_then(|n| n.as_f64());
+        Ok(Estimate {
+            rows: number("Plan Rows").unwrap_or_default(),
+            cost: number("Total Cost").unwrap_or_default(),
+        })
     }
 
     /// Rolls back, whatever the query left, and closes the connection in order. Dropping the

@@ -36,11 +36,9 @@ impl Permission {
 /// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The account.
-    pub user_id: i32,
-    /// The token that was shown.
-    pub token_id: i64,
-    is_superuser: bool,
+    /// The account; `None` for the operator at the command line.
+    pub user_id: Option<i32>,
+    may_everything: bool,
     permissions: BTreeSet<String>,
     scopes: Option<BTreeSet<String>>,
     /// For audit rows.
@@ -50,9 +48,22 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whoever can run the command line with the database's password may do everything, and is
+    /// recorded as the system.
+    pub fn operator(trace_id: String) -> Self {
+        Self {
+            user_id: None,
+            may_everything: true,
+            permissions: BTreeSet::new(),
+            scopes: None,
+            actor: Actor::system(),
+            trace_id,
+        }
+    }
+
     /// Whether the caller's roles give a permission and the token's scopes let it through.
     pub fn may(&self, codename: &str) -> bool {
-        let granted = self.is_superuser || self.permissions.contains(codename);
+        let granted = self.may_everything || self.permissions.contains(codename);
         granted && self.scopes.as_ref().is_none_or(|scopes| scopes.contains(codename))
     }
 
@@ -107,9 +118,8 @@ impl Services {
             .ok_or(ServiceError::Unauthenticated)?;
         tokens::touch(&self.db, principal.token_id).await?;
         Ok(Caller {
-            user_id: principal.user_id,
-            token_id: principal.token_id,
-            is_superuser: principal.is_superuser,
+            user_id: Some(principal.user_id),
+            may_everything: principal.is_superuser,
             permissions: principal.permissions.into_iter().collect(),
             scopes: principal.scopes.map(|scopes| scopes.into_iter().collect()),
             actor: Actor { user_id: Some(principal.user_id), ..actor },

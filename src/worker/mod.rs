@@ -1,1 +1,134 @@
-//! (being written)
+//! Runs executions: takes tickets, claims, works, settles.
+//!
+//! apalis brings the tickets (see [`crate::queue`]); everything that matters is ours: the claim
+//! with attempt and lease, the heartbeat beside the work, the guarded end, the reaper, the drain.
+//! The apalis settings below are those that held under fault; each deviation from its defaults
+//! has its reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use apalis::prelude::*;
+use apalis_postgres::{Config, PostgresStorage};
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+use crate::queue::{MaintenanceTicket, Queue, ReportTicket};
+use crate::service::Services;
+
+pub mod attempt;
+pub mod jobs;
+pub mod presence;
+pub mod reaper;
+
+/// apalis counts a process as gone after six missed beats of ten seconds. That only redelivers
+/// tickets; executions are rescued by lease and lock, much sooner.
+const QUEUE_HEARTBEAT: Duration = Duration::from_secs(10);
+const QUEUE_MISSED_HEARTBEATS: usize = 6;
+/// Notifications alone lose one or two in a hundred wake-ups.
+const QUEUE_POLL: Duration = Duration::from_secs(1);
+/// Pause before a broken worker of the queue starts again, so that an outage is not a busy loop.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Housekeeping jobs at once.
+const MAINTENANCE_CONCURRENCY: usize = 1;
+
+/// What jobs need.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Use cases and what they stand on.
+    pub services: Services,
+    /// This process in `lease_owner`: never the same twice.
+    pub worker_id: Arc<str>,
+    /// Ends running attempts: the grace after SIGTERM is over.
+    pub abort: CancellationToken,
+}
+
+/// Takes and runs jobs until `shutdown`, then waits for what is running, at most the configured
+/// grace; what is left is given back to the queue.
+///
+/// # Errors
+/// When this process cannot register, or the queue's machinery fails for good.
+pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let presence = presence::Presence::register(&services).await.context("register the worker")?;
+    let context = Context {
+        worker_id: Arc::from(presence.id()),
+        services: services.clone(),
+        abort: CancellationToken::new(),
+    };
+    tracing::info!(
+        worker.id = %context.worker_id,
+        concurrency = services.config.worker.concurrency.get(),
+        "worker started"
+    );
+    let ended = CancellationToken::new();
+    let keeping = tokio::spawn(presence.keep(ended.clone()));
+    let reaping = tokio::spawn(reaper::run(context.clone(), shutdown.clone()));
+    let grace = tokio::spawn(end_after_grace(context.clone(), shutdown.clone()));
+    let monitored = monitor(&context).run_with_signal(async move {
+        shutdown.cancelled().await;
+        Ok(())
+    });
+    let outcome = monitored.await.context("run the queue's workers");
+    grace.abort();
+    ended.cancel();
+    let _settled = tokio::join!(keeping, reaping);
+    tracing::info!(worker.id = %context.worker_id, "worker stopped");
+    outcome
+}
+
+async fn end_after_grace(context: Context, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(context.services.config.worker.shutdown_grace()).await;
+    tracing::info!("the grace is over: running attempts are given back");
+    context.abort.cancel();
+}
+
+fn monitor(context: &Context) -> Monitor {
+    let reports = storage::<ReportTicket>(context, Queue::Reports);
+    let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
+    let concurrency = context.services.config.worker.concurrency.get();
+    let (for_reports, for_maintenance) = (context.clone(), context.clone());
+    Monitor::new()
+        // An error of the database ends a worker of apalis. Without this the process would look
+        // alive and do nothing.
+        .should_restart(|_, error| {
+            tracing::warn!(%error, "the queue's worker broke and starts again");
+            std::thread::sleep(RESTART_PAUSE);
+            true
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_reports, Queue::Reports))
+                .backend(reports.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_reports.clone())
+                .concurrency(concurrency)
+                .parallelize(tokio::spawn)
+                .build(jobs::run_report::run)
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_maintenance, Queue::Maintenance))
+                .backend(maintenance.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_maintenance.clone())
+                .concurrency(MAINTENANCE_CONCURRENCY)
+                .parallelize(tokio::spawn)
+                .build(jobs::maintain::run)
+        })
+}
+
+/// A new name at every start and restart: apalis takes rows of a worker with the same name for
+/// those of a living one, and they would stay `Running` for ever.
+fn queue_worker_name(context: &Context, queue: Queue) -> String {
+    format!("{}-{}-{}", context.worker_id, queue.name(), Ulid::generate())
+}
+
+fn storage<T>(context: &Context, queue: Queue) -> PostgresStorage<T> {
+    let config = Config::default()
+        .queue(queue.name())
+        // With more, buffered tickets keep apalis from beating, and a peer runs them again.
+        .batch_size(1)
+        // Saves a commit per ticket; our claim is the lock.
+        .lock_tasks(false)
+        .heartbeat_interval(QUEUE_HEARTBEAT)
+        .missed_heartbeats(QUEUE_MISSED_HEARTBEATS);
+    PostgresStorage::<T>::new(&context.services.db).with_config(config)
+}

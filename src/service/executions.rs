@@ -1,0 +1,386 @@
+//! Submit, follow and cancel executions.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use super::{Caller, Permission, ServiceError, Services};
+use crate::db::definitions::{self, StoredDefinition};
+use crate::db::executions::{self, CancelRequest, Execution, Filter, NewExecution, Status};
+use crate::db::{audit, idempotency, sqlstate};
+use crate::queue;
+use crate::report::definition::{Definition, Slug};
+use crate::report::parameters::BoundParameters;
+use crate::report::{Limits, Order, Presentation};
+use crate::writer::Format;
+
+/// How long a submit waits for another one with the same key before it is told to come back.
+const SUBMIT_LOCK_TIMEOUT: &str = "2s";
+/// Most executions on one page.
+pub const MAX_PAGE: i64 = 200;
+
+/// What a caller submits.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// Values for the report's parameters.
+    pub parameters: Map<String, Value>,
+    /// Format of the file.
+    pub format: Format,
+    /// For whom, and how CSV looks.
+    pub presentation: Presentation,
+    /// Makes a repeated submit the same submit.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// A key that a client chose for a request: 1 to 255 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+impl std::str::FromStr for IdempotencyKey {
+    type Err = ServiceError;
+
+    fn from_str(text: &str) -> Result<Self, ServiceError> {
+        let legal = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if legal {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(ServiceError::BadField {
+            field: "Idempotency-Key",
+            expected: "must be 1 to 255 visible ASCII characters".to_owned(),
+        })
+    }
+}
+
+/// The answer to a submit.
+#[derive(Debug)]
+pub struct Submitted {
+    /// The execution, new or from the first submit with this key.
+    pub execution: Execution,
+    /// Whether the key was seen before.
+    pub replayed: bool,
+}
+
+/// An execution with what waiting for it will be like.
+#[derive(Debug)]
+pub struct Followed {
+    /// The execution.
+    pub execution: Execution,
+    /// Executions before it, while it is pending.
+    pub queue_position: Option<i64>,
+    /// Seconds that past runs took, at the median.
+    pub typical_secs: Option<f64>,
+}
+
+/// What the planner expects of a submission, against the limits.
+#[derive(Debug)]
+pub struct SubmissionEstimate {
+    /// Rows of the result.
+    pub rows: f64,
+    /// Cost in the planner's units.
+    pub cost: f64,
+    /// Most rows that the report may have.
+    pub max_rows: u64,
+}
+
+impl Services {
+    /// Stores an execution and its ticket: key, row, ticket and audit in one transaction.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: forbidden, not found, bad parameters, too many, key trouble.
+    pub async fn submit(
+        &self,
+        caller: &Caller,
+        slug: &str,
+        submission: &Submission,
+    ) -> Result<Submitted, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let mut tx = self.db.begin().await?;
+        sqlx::query("select set_config('lock_timeout', $1, true)")
+            .bind(SUBMIT_LOCK_TIMEOUT)
+            .execute(&mut *tx)
+            .await?;
+        if let Some(first) = self.take_key(&mut tx, caller, slug, submission).await? {
+            return Ok(Submitted { execution: first, replayed: true });
+        }
+        let (stored, definition) = self.runnable(&mut tx, caller, slug).await?;
+        let bound = bind(&mut tx, &definition, &submission.parameters).await?;
+        self.require_room(&mut tx, caller).await?;
+        let id = executions::insert(
+            &mut tx,
+            &NewExecution {
+                definition_id: stored.id,
+                definition_version: stored.version,
+                executed_by: caller.user_id,
+                parameters: &bound.canonical_json(),
+                format: submission.format.extension(),
+                options: &json!(submission.presentation),
+                max_attempts: i32::try_from(self.config.report.max_attempts.get())
+                    .unwrap_or(i32::MAX),
+                trace_id: &caller.trace_id,
+            },
+        )
+        .await?;
+        queue::enqueue_execution(&mut tx, id, 0).await?;
+        if let (Some(key), Some(user_id)) = (&submission.idempotency_key, caller.user_id) {
+            idempotency::settle(&mut tx, user_id, &key.0, id).await?;
+        }
+        let event = audit::Event {
+            action: "execution.submitted",
+            entity_type: "report_executions",
+            entity_id: Some(id),
+            details: json!({
+                "report": slug, "version": stored.version, "format": submission.format,
+                "trace_id": caller.trace_id,
+            }),
+        };
+        audit::record(&mut tx, &caller.actor, event).await?;
+        let execution = find(&mut tx, id).await?;
+        tx.commit().await?;
+        metrics::counter!("registrar_executions_submitted_total").increment(1);
+        Ok(Submitted { execution, replayed: false })
+    }
+
+    /// What a submission would take, without running it. Checks all that a submit checks.
+    ///
+    /// # Errors
+    /// As [`Services::submit`], and [`ServiceError::Internal`] where the server refuses the query.
+    pub async fn estimate(
+        &self,
+        caller: &Caller,
+        slug: &str,
+        submission: &Submission,
+    ) -> Result<SubmissionEstimate, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let mut connection = self.db.acquire().await?;
+        let (_, definition) = self.runnable(&mut connection, caller, slug).await?;
+        let bound = bind(&mut connection, &definition, &submission.parameters).await?;
+        drop(connection);
+        let order = Order {
+            definition: &definition,
+            parameters: &bound,
+            format: submission.format,
+            presentation: submission.presentation,
+            limits: Limits::of(&definition, &self.config.report),
+            name: format!("registrar estimate {slug}"),
+        };
+        let estimate = crate::report::estimate(&self.reports, &order)
+            .await
+            .map_err(|error| ServiceError::Internal(error.into()))?;
+        Ok(SubmissionEstimate {
+            rows: estimate.rows,
+            cost: estimate.cost,
+            max_rows: order.limits.ceiling.max_rows,
+        })
+    }
+
+    /// Finds an execution that the caller may see, and its outlook.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], also for one that the caller may not know of.
+    pub async fn follow(&self, caller: &Caller, id: i64) -> Result<Followed, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let mut connection = self.db.acquire().await?;
+        let execution = self.visible(&mut connection, caller, id).await?;
+        drop(connection);
+        if execution.status.is_final() {
+            return Ok(Followed { execution, queue_position: None, typical_secs: None });
+        }
+        let (position, typical_secs) = executions::outlook(&self.db, id).await?;
+        let queue_position = (execution.status == Status::Pending).then_some(position);
+        Ok(Followed { execution, queue_position, typical_secs })
+    }
+
+    /// Lists executions that the caller may see, newest first. `mine` is implied without the
+    /// permission to see all.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub async fn list_executions(
+        &self,
+        caller: &Caller,
+        mut filter: Filter,
+        limit: i64,
+    ) -> Result<Vec<Execution>, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        if !caller.may(Permission::ExecutionsViewAll.codename()) {
+            // Nobody's executions, rather than everybody's, for a caller without an account.
+            filter.executed_by = Some(caller.user_id.unwrap_or(0));
+        }
+        Ok(executions::list(&self.db, &filter, limit.clamp(1, MAX_PAGE)).await?)
+    }
+
+    /// Cancels an execution: at once if it waits, otherwise its query is ended on the server and
+    /// the state follows when the server's process is gone.
+    ///
+    /// # Errors
+    /// [`ServiceError::WrongState`] when it has ended or is being cancelled already.
+    pub async fn cancel(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let mut tx = self.db.begin().await?;
+        let execution = self.visible(&mut tx, caller, id).await?;
+        if execution.executed_by.is_none() || execution.executed_by != caller.user_id {
+            caller.require(Permission::ExecutionsCancelAll)?;
+        }
+        let requested = executions::request_cancel(&mut tx, id).await?;
+        if requested == CancelRequest::Refused {
+            // Read again: it may have ended between the two statements.
+            let status = find(&mut tx, id).await?.status;
+            return Err(ServiceError::WrongState { status });
+        }
+        let event = audit::Event {
+            action: "execution.cancel_requested",
+            entity_type: "report_executions",
+            entity_id: Some(id),
+            details: json!({ "trace_id": caller.trace_id }),
+        };
+        audit::record(&mut tx, &caller.actor, event).await?;
+        let execution = find(&mut tx, id).await?;
+        tx.commit().await?;
+        if let CancelRequest::Cancelling(Some(backend)) = requested
+            && let Err(error) = executions::cancel_backend(&self.db, backend).await
+        {
+            // The worker looks every second and does the same.
+            tracing::warn!(execution.id = id, %error, "cannot end a query from here");
+        }
+        Ok(execution)
+    }
+
+    /// Runs a failed or cancelled execution again, with the same parameters and version.
+    ///
+    /// # Errors
+    /// [`ServiceError::WrongState`] in any other state.
+    pub async fn retry(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let mut tx = self.db.begin().await?;
+        let execution = self.visible(&mut tx, caller, id).await?;
+        if execution.executed_by.is_none() || execution.executed_by != caller.user_id {
+            caller.require(Permission::ExecutionsCancelAll)?;
+        }
+        if !executions::retry_by_hand(&mut tx, id).await? {
+            return Err(ServiceError::WrongState { status: execution.status });
+        }
+        queue::enqueue_execution(&mut tx, id, 0).await?;
+        let event = audit::Event {
+            action: "execution.retried",
+            entity_type: "report_executions",
+            entity_id: Some(id),
+            details: json!({ "was": execution.status, "trace_id": caller.trace_id }),
+        };
+        audit::record(&mut tx, &caller.actor, event).await?;
+        let execution = find(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(execution)
+    }
+
+    /// The execution, if the caller may know of it.
+    pub(super) async fn visible(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+        id: i64,
+    ) -> Result<Execution, ServiceError> {
+        let execution = find(connection, id).await?;
+        let own = execution.executed_by.is_some() && execution.executed_by == caller.user_id;
+        if own || caller.may(Permission::ExecutionsViewAll.codename()) {
+            return Ok(execution);
+        }
+        Err(ServiceError::NotFound { what: "execution" })
+    }
+
+    /// The report under a slug, if the caller may run it.
+    pub(super) async fn runnable(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+        slug: &str,
+    ) -> Result<(StoredDefinition, Definition), ServiceError> {
+        let stored = definitions::find_active(connection, slug)
+            .await?
+            .ok_or(ServiceError::NotFound { what: "report" })?;
+        let definition = typed(&stored)?;
+        if let Some(permission) = definition.permission() {
+            caller.require_codename(permission)?;
+        }
+        Ok((stored, definition))
+    }
+
+    /// Takes the submission's key. Answers with the first execution if it was used before.
+    async fn take_key(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+        slug: &str,
+        submission: &Submission,
+    ) -> Result<Option<Execution>, ServiceError> {
+        let (Some(key), Some(user_id)) = (&submission.idempotency_key, caller.user_id) else {
+            return Ok(None);
+        };
+        let request = request_hash(slug, submission);
+        let hours = self.config.idempotency.retention_hours.get();
+        let taken = idempotency::take(connection, user_id, &key.0, &request, hours).await;
+        let used = match taken {
+            Err(error) if sqlstate(&error).as_deref() == Some("55P03") => {
+                return Err(ServiceError::IdempotencyInFlight);
+            }
+            taken => taken?,
+        };
+        let Some(used) = used else { return Ok(None) };
+        if used.request_sha256 != request {
+            return Err(ServiceError::IdempotencyMismatch);
+        }
+        match used.execution_id {
+            Some(id) => Ok(Some(find(connection, id).await?)),
+            None => Err(ServiceError::IdempotencyInFlight),
+        }
+    }
+
+    async fn require_room(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+    ) -> Result<(), ServiceError> {
+        let Some(user_id) = caller.user_id else { return Ok(()) };
+        let limit = self.config.report.max_active_per_user.get();
+        if executions::count_active(connection, user_id).await? >= i64::from(limit) {
+            return Err(ServiceError::TooManyActive { limit });
+        }
+        Ok(())
+    }
+}
+
+/// The typed definition of a stored one.
+pub(crate) fn typed(stored: &StoredDefinition) -> Result<Definition, ServiceError> {
+    let slug: Slug = stored
+        .slug
+        .parse()
+        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored slug: {error}")))?;
+    Definition::from_json(slug, &stored.spec, &stored.query)
+        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored definition: {error}")))
+}
+
+/// Resolves parameters with the database's clock: many machines, one "today".
+async fn bind(
+    connection: &mut PgConnection,
+    definition: &Definition,
+    given: &Map<String, Value>,
+) -> Result<BoundParameters, ServiceError> {
+    let (now, today): (DateTime<Utc>, NaiveDate) =
+        sqlx::query_as("select now(), (now() at time zone $1)::date")
+            .bind(definition.time_zone().name())
+            .fetch_one(connection)
+            .await?;
+    definition.bind(given, today, now).map_err(ServiceError::BadParameters)
+}
+
+async fn find(connection: &mut PgConnection, id: i64) -> Result<Execution, ServiceError> {
+    executions::find(connection, id).await?.ok_or(ServiceError::NotFound { what: "execution" })
+}
+
+/// Tells one request from another: parameters in any order are the same request.
+fn request_hash(slug: &str, submission: &Submission) -> Vec<u8> {
+    let mut parameters = Value::Object(submission.parameters.clone());
+    parameters.sort_all_objects();
+    let request = json!([slug, parameters, submission.format, submission.presentation]);
+    Sha256::digest(request.to_string()).to_vec()
+}

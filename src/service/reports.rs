@@ -1,0 +1,184 @@
+//! The catalogue: what can be run, and bringing templates into it.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::executions::typed;
+use super::{Caller, Permission, ServiceError, Services};
+use crate::db::audit::{self, Actor};
+use crate::db::definitions::{self, NewDefinition, Stored};
+use crate::report::definition::{Definition, load_templates};
+use crate::report::error::ReportError;
+
+/// A report of the catalogue.
+#[derive(Debug)]
+pub struct CatalogueEntry {
+    /// The current definition.
+    pub definition: Definition,
+    /// Its version.
+    pub version: i32,
+}
+
+/// What syncing a template did.
+#[derive(Debug, serde::Serialize)]
+pub struct Synced {
+    /// The template.
+    pub slug: String,
+    /// Its version in the database.
+    pub version: i32,
+    /// Whether it was new or changed.
+    pub outcome: Stored,
+}
+
+/// What validating a template found.
+#[derive(Debug, serde::Serialize)]
+pub struct Validated {
+    /// The template.
+    pub slug: String,
+    /// What is wrong with it; empty for a good one.
+    pub problems: Vec<String>,
+}
+
+/// Templates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplatesError {
+    /// Files are missing or wrong; each problem names its file.
+    #[error("{}", .0.join("\n"))]
+    Files(Vec<String>),
+    /// The database's.
+    #[error("cannot store the templates")]
+    Database(#[from] sqlx::Error),
+}
+
+impl Services {
+    /// Lists the reports that the caller may run.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub async fn list_reports(&self, caller: &Caller) -> Result<Vec<CatalogueEntry>, ServiceError> {
+        require_catalogue(caller)?;
+        let mut entries = Vec::new();
+        for stored in definitions::list_active(&self.db).await? {
+            let definition = typed(&stored)?;
+            if definition.permission().is_none_or(|permission| caller.may(permission)) {
+                entries.push(CatalogueEntry { definition, version: stored.version });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Finds a report that the caller may run.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`] and [`ServiceError::NotFound`]
+    pub async fn show_report(
+        &self,
+        caller: &Caller,
+        slug: &str,
+    ) -> Result<CatalogueEntry, ServiceError> {
+        require_catalogue(caller)?;
+        let mut connection = self.db.acquire().await?;
+        let (stored, definition) = self.runnable(&mut connection, caller, slug).await?;
+        Ok(CatalogueEntry { definition, version: stored.version })
+    }
+
+    /// Brings every template of a folder into the database, in one transaction. Versions grow only
+    /// where the content changed; templates that are gone are switched off.
+    ///
+    /// # Errors
+    /// [`TemplatesError`]; nothing is stored then.
+    pub async fn sync_templates(&self, folder: &Path) -> Result<Vec<Synced>, TemplatesError> {
+        let templates = read_templates(folder)?;
+        let mut tx = self.db.begin().await?;
+        let mut all = Vec::new();
+        for definition in &templates {
+            all.push(store_template(&mut tx, definition).await?);
+        }
+        let slugs: Vec<_> = templates.iter().map(|d| d.slug().to_string()).collect();
+        for slug in definitions::deactivate_templates_except(&mut tx, &slugs).await? {
+            let event = audit::Event {
+                action: "report.deactivated",
+                entity_type: "report_definitions",
+                entity_id: None,
+                details: json!({ "slug": slug }),
+            };
+            audit::record(&mut tx, &Actor::system(), event).await?;
+        }
+        tx.commit().await?;
+        Ok(all)
+    }
+
+    /// Checks every template of a folder: the files, and with the server, as the report role, that
+    /// the query can be run and returns the columns that the template describes.
+    ///
+    /// # Errors
+    /// [`TemplatesError::Files`] when files cannot be read.
+    pub async fn validate_templates(
+        &self,
+        folder: &Path,
+    ) -> Result<Vec<Validated>, TemplatesError> {
+        let mut all = Vec::new();
+        for definition in read_templates(folder)? {
+            let problems = match self.validate(&definition).await {
+                Ok(problems) => problems,
+                Err(error) => vec![error.public_message()],
+            };
+            all.push(Validated { slug: definition.slug().to_string(), problems });
+        }
+        Ok(all)
+    }
+
+    async fn validate(&self, definition: &Definition) -> Result<Vec<String>, ReportError> {
+        let names = crate::report::check(&self.reports, definition, &self.config.report).await?;
+        let described: Vec<_> = definition.columns().iter().map(|c| c.name.as_str()).collect();
+        if described.is_empty() || described == names {
+            return Ok(Vec::new());
+        }
+        Ok(vec![format!(
+            "the query returns the columns {}, but the template describes {}",
+            names.join(", "),
+            described.join(", ")
+        )])
+    }
+}
+
+/// The catalogue is open to those who may look and to those who may run.
+fn require_catalogue(caller: &Caller) -> Result<(), ServiceError> {
+    if caller.may(Permission::ReportsView.codename()) {
+        return Ok(());
+    }
+    caller.require(Permission::ReportsRun)
+}
+
+fn read_templates(folder: &Path) -> Result<Vec<Definition>, TemplatesError> {
+    load_templates(folder).map_err(|errors| {
+        TemplatesError::Files(errors.into_iter().map(|error| error.to_string()).collect())
+    })
+}
+
+async fn store_template(
+    connection: &mut sqlx::PgConnection,
+    definition: &Definition,
+) -> Result<Synced, sqlx::Error> {
+    let new = NewDefinition {
+        slug: definition.slug().as_str(),
+        name: definition.title(),
+        description: definition.description(),
+        query: definition.sql(),
+        parameters: &definition.parameters_json(),
+        spec: &definition.spec(),
+        content_sha256: &definition.content_digest(),
+    };
+    let (id, version, outcome) = definitions::upsert_template(connection, &new).await?;
+    if outcome != Stored::Unchanged {
+        let event = audit::Event {
+            action: "report.synced",
+            entity_type: "report_definitions",
+            entity_id: Some(i64::from(id)),
+            details: json!({ "slug": new.slug, "version": version }),
+        };
+        audit::record(connection, &Actor::system(), event).await?;
+    }
+    Ok(Synced { slug: new.slug.to_owned(), version, outcome })
+}

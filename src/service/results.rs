@@ -1,0 +1,151 @@
+//! Results: rights are checked at the moment of the download, and each download is recorded.
+
+use bytes::Bytes;
+use object_store::GetRange;
+use serde_json::json;
+
+use super::executions::typed;
+use super::{Caller, Permission, ServiceError, Services};
+use crate::db::audit::{self, Actor};
+use crate::db::definitions;
+use crate::db::executions::{self, Execution, Status};
+use crate::store::key::execution_folder;
+use crate::store::{AttemptKey, ObjectKey, Reading};
+use crate::writer::Format;
+
+/// Results deleted in one pass; the next pass comes soon.
+const EXPIRE_BATCH: i64 = 500;
+
+/// A result that may be read.
+#[derive(Debug)]
+pub struct ResultFile {
+    /// Name for the reader's disk; says so if the file was cut.
+    pub file_name: String,
+    /// Its format.
+    pub format: Format,
+    /// Size of the whole file.
+    pub size_bytes: u64,
+    /// SHA-256 of the whole file, in hex.
+    pub sha256: String,
+    path: object_store::path::Path,
+}
+
+impl Services {
+    /// Finds the result of an execution, and records that the caller fetches it.
+    ///
+    /// # Errors
+    /// [`ServiceError::WrongState`] while there is none, [`ServiceError::Expired`] when it is gone.
+    pub async fn result(&self, caller: &Caller, id: i64) -> Result<ResultFile, ServiceError> {
+        let execution = self.readable(caller, id).await?;
+        let (Some(path), Some(size), Some(sha256)) =
+            (&execution.result_file_path, execution.size_bytes, &execution.sha256)
+        else {
+            return Err(ServiceError::NotFound { what: "result" });
+        };
+        let event = audit::Event {
+            action: "execution.downloaded",
+            entity_type: "report_executions",
+            entity_id: Some(id),
+            details: json!({ "trace_id": caller.trace_id }),
+        };
+        let mut connection = self.db.acquire().await?;
+        audit::record(&mut connection, &caller.actor, event).await?;
+        let format = format_of(&execution)?;
+        Ok(ResultFile {
+            file_name: file_name(&execution.slug, id, format, execution.truncated),
+            format,
+            size_bytes: u64::try_from(size).unwrap_or_default(),
+            sha256: sha256.clone(),
+            path: object_store::path::Path::from(path.as_str()),
+        })
+    }
+
+    /// Reads a result, or a range of it.
+    ///
+    /// # Errors
+    /// [`ServiceError::StoreUnavailable`]
+    pub async fn read_result(
+        &self,
+        file: &ResultFile,
+        range: Option<GetRange>,
+    ) -> Result<Reading, ServiceError> {
+        Ok(self.store.read(&file.path, range).await?)
+    }
+
+    /// Reads the manifest of an execution: JSON, see [`crate::report::manifest::Manifest`].
+    ///
+    /// # Errors
+    /// As [`Services::result`].
+    pub async fn manifest(&self, caller: &Caller, id: i64) -> Result<Bytes, ServiceError> {
+        let execution = self.readable(caller, id).await?;
+        let key = AttemptKey {
+            created_at: execution.created_at,
+            execution: id,
+            attempt: execution.attempt,
+            slug: &execution.slug,
+        };
+        Ok(self.store.get(&ObjectKey::Manifest(key).path()).await?)
+    }
+
+    /// Deletes results whose time is over: the files first, then the state, so that a crash in
+    /// between leaves nothing orphaned. Returns how many.
+    ///
+    /// # Errors
+    /// The database's and the store's; what was done before stays done.
+    pub async fn expire_results(&self) -> Result<u64, ServiceError> {
+        let mut expired = 0;
+        for due in executions::list_expiring(&self.db, EXPIRE_BATCH).await? {
+            for object in self.store.list(&execution_folder(due.created_at, due.id)).await? {
+                self.store.delete(&object.location).await?;
+            }
+            let mut tx = self.db.begin().await?;
+            if executions::expire(&mut tx, due.id).await? {
+                let event = audit::Event {
+                    action: "execution.expired",
+                    entity_type: "report_executions",
+                    entity_id: Some(due.id),
+                    details: json!({}),
+                };
+                audit::record(&mut tx, &Actor::system(), event).await?;
+                expired += 1;
+            }
+            tx.commit().await?;
+        }
+        Ok(expired)
+    }
+
+    /// A completed execution whose result the caller may read now: it is theirs or they may see
+    /// all, and they still hold the permission that the report asks for.
+    async fn readable(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let mut connection = self.db.acquire().await?;
+        let execution = self.visible(&mut connection, caller, id).await?;
+        if let Some(stored) = definitions::find_by_slug(&mut connection, &execution.slug).await?
+            && let Some(permission) = typed(&stored)?.permission()
+        {
+            caller.require_codename(permission)?;
+        }
+        match execution.status {
+            Status::Completed => Ok(execution),
+            Status::Expired => Err(ServiceError::Expired),
+            status @ (Status::Pending
+            | Status::Processing
+            | Status::Cancelling
+            | Status::Failed
+            | Status::Cancelled) => Err(ServiceError::WrongState { status }),
+        }
+    }
+}
+
+/// The name of a result for people: `gpa-ranking-71.csv`, `gpa-ranking-71.truncated.csv`.
+pub fn file_name(slug: &str, id: i64, format: Format, truncated: bool) -> String {
+    let cut = if truncated { ".truncated" } else { "" };
+    format!("{slug}-{id}{cut}.{}", format.extension())
+}
+
+fn format_of(execution: &Execution) -> Result<Format, ServiceError> {
+    execution
+        .format
+        .parse()
+        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored format: {error}")))
+}

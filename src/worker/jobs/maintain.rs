@@ -1,0 +1,60 @@
+//! A ticket of the `maintenance` queue: housekeeping. Every job may run twice, and does no harm.
+
+use apalis::prelude::*;
+
+use crate::db::{idempotency, schedules, workers};
+use crate::queue::{self, MaintenanceTicket};
+use crate::worker::Context;
+
+/// Finished tickets are kept this long, for whoever looks into the queue.
+const TICKETS_KEPT_MINUTES: i32 = 60;
+/// Occurrences are kept longer than any scheduler can be late.
+const OCCURRENCES_KEPT_DAYS: i32 = 30;
+/// Rows deleted in one statement, and statements in one run.
+const BATCH: i64 = 5_000;
+const MAX_BATCHES: u32 = 200;
+
+/// Does the job that the ticket names. A failure is logged; the next occurrence tries again.
+///
+/// # Errors
+/// None.
+pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<(), BoxDynError> {
+    let done = match ticket {
+        MaintenanceTicket::ExpireResults => expire(&context).await,
+        MaintenanceTicket::Prune => prune(&context).await,
+    };
+    if let Err(error) = done {
+        tracing::warn!(job = ?ticket, error = format!("{error:#}"), "a housekeeping job failed");
+    }
+    Ok(())
+}
+
+async fn expire(context: &Context) -> anyhow::Result<()> {
+    for _ in 0..MAX_BATCHES {
+        let expired = context.services.expire_results().await?;
+        if expired == 0 {
+            break;
+        }
+        tracing::info!(expired, "deleted results past their time");
+    }
+    Ok(())
+}
+
+/// Housekeeping of our own tables.
+///
+/// # Errors
+/// The database's.
+pub async fn prune(context: &Context) -> anyhow::Result<()> {
+    let db = &context.services.db;
+    for _ in 0..MAX_BATCHES {
+        let tickets = queue::prune(db, TICKETS_KEPT_MINUTES, BATCH).await?;
+        let keys = idempotency::forget_expired(db, BATCH).await?;
+        let occurrences = schedules::forget_occurrences(db, OCCURRENCES_KEPT_DAYS, BATCH).await?;
+        tracing::debug!(tickets, keys, occurrences, "pruned");
+        if tickets + keys + occurrences == 0 {
+            break;
+        }
+    }
+    workers::forget_gone(db).await?;
+    Ok(())
+}

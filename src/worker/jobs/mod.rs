@@ -1,0 +1,4 @@
+//! One thin file per job.
+
+pub mod maintain;
+pub mod run_report;

@@ -1,0 +1,142 @@
+//! Finds executions that nobody works for, and tickets that got lost.
+//!
+//! Runs in every worker process; rows are locked with `SKIP LOCKED`, so several reapers share the
+//! work. It is the net under the queue: whatever happens to a ticket or to a worker, the row says
+//! what must be done.
+
+use serde_json::json;
+use sqlx::PgConnection;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::db::audit::{self, Actor};
+use crate::db::executions::{self, Backend, Orphan, Status};
+use crate::queue;
+
+/// A worker whose lock is free and that was not seen for this long is gone. Longer than a
+/// reconnect takes, shorter than anybody's patience.
+pub const LOCK_GRACE_SECS: i32 = 4;
+/// A ticket that was not answered for this long is lost; a doubled one does no harm.
+const TICKET_SECS: i32 = 30;
+/// Rows settled in one transaction.
+const BATCH: i64 = 100;
+/// Why an execution whose worker died failed or is tried again.
+const WORKER_LOST: &str = "worker_lost";
+
+/// Looks until `shutdown`.
+pub async fn run(context: Context, shutdown: CancellationToken) {
+    let every = Duration::from_millis(context.services.config.worker.reap_interval_ms.get());
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        if let Err(error) = pass(&context).await {
+            tracing::warn!(error = format!("{error:#}"), "cannot look for orphaned executions");
+        }
+    }
+}
+
+/// One look. Returns how many executions were rescued and how many tickets were written anew.
+///
+/// # Errors
+/// The database's.
+pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
+    let rescued = rescue(context).await?;
+    let reissued = reissue(context).await?;
+    let (pending, processing, cancelling, oldest) =
+        executions::queue_depth(&context.services.db).await?;
+    for (state, count) in
+        [("pending", pending), ("processing", processing), ("cancelling", cancelling)]
+    {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("registrar_queue_executions", "state" => state).set(count as f64);
+    }
+    metrics::gauge!("registrar_queue_oldest_pending_seconds").set(oldest);
+    Ok((rescued, reissued))
+}
+
+async fn rescue(context: &Context) -> anyhow::Result<usize> {
+    let mut tx = context.services.db.begin().await?;
+    let orphans = executions::lock_orphans(&mut tx, LOCK_GRACE_SECS, BATCH).await?;
+    for orphan in &orphans {
+        // Its query may still be running, for nobody.
+        let gone = end_backend(context, orphan).await?;
+        match orphan.status {
+            Status::Cancelling if gone => {
+                executions::finish_cancel(&mut tx, orphan.id, orphan.attempt).await?;
+                record(&mut tx, "execution.cancelled", orphan).await?;
+            }
+            Status::Cancelling => {} // the next pass sees it again
+            Status::Processing => take_over(&mut tx, orphan).await?,
+            Status::Pending
+            | Status::Completed
+            | Status::Failed
+            | Status::Cancelled
+            | Status::Expired => unreachable!("lock_orphans selects the two states above"),
+        }
+    }
+    tx.commit().await?;
+    Ok(orphans.len())
+}
+
+/// processing → pending for the next worker, or → failed when it has cost enough of them: an
+/// execution that kills its worker must not go on for ever.
+async fn take_over(connection: &mut PgConnection, orphan: &Orphan) -> anyhow::Result<()> {
+    let (id, attempt) = (orphan.id, orphan.attempt);
+    let message = "the worker that ran it is gone";
+    if orphan.failed_attempts + 1 >= orphan.max_attempts {
+        executions::fail(connection, id, attempt, WORKER_LOST, message).await?;
+        record(connection, "execution.failed", orphan).await?;
+    } else {
+        executions::retry_later(connection, id, attempt, WORKER_LOST, message, 0.0).await?;
+        queue::enqueue_execution(connection, id, 0).await?;
+        record(connection, "execution.rescued", orphan).await?;
+    }
+    tracing::warn!(
+        execution.id = id,
+        attempt,
+        lease.owner = orphan.lease_owner.as_deref(),
+        "execution {id} lost its worker"
+    );
+    Ok(())
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    action: &str,
+    orphan: &Orphan,
+) -> Result<(), sqlx::Error> {
+    let event = audit::Event {
+        action,
+        entity_type: "report_executions",
+        entity_id: Some(orphan.id),
+        details: json!({
+            "attempt": orphan.attempt, "lease_owner": orphan.lease_owner, "reason": WORKER_LOST,
+        }),
+    };
+    audit::record(connection, &Actor::system(), event).await
+}
+
+/// Ends the server process of an orphan. Answers whether it is gone.
+async fn end_backend(context: &Context, orphan: &Orphan) -> Result<bool, sqlx::Error> {
+    let (Some(backend_pid), Some(backend_start)) = (orphan.backend_pid, orphan.backend_start)
+    else {
+        return Ok(true);
+    };
+    let backend = Backend { backend_pid, backend_start };
+    executions::terminate_backend(&context.services.db, backend).await?;
+    Ok(!executions::backend_is_alive(&context.services.db, backend).await?)
+}
+
+async fn reissue(context: &Context) -> anyhow::Result<usize> {
+    let mut tx = context.services.db.begin().await?;
+    let ids = executions::lock_unticketed(&mut tx, TICKET_SECS, BATCH).await?;
+    for id in &ids {
+        queue::enqueue_execution(&mut tx, *id, 0).await?;
+        tracing::info!(execution.id = id, "execution {id} had lost its ticket");
+    }
+    tx.commit().await?;
+    Ok(ids.len())
+}
