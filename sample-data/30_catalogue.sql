@@ -34,7 +34,8 @@ select faculty.*, created_at, created_at
     values
         (1, 1, 'Faculty of Engineering and Computing', 'ENG', 'Est. 1980.'),
         (2, 1, 'Faculty of Commerce', 'COM', null),
-        (3, 1, 'Faculty of Health Sciences', 'HSC', E'Teaching hospital: "Parirenyatwa".\nSee below.'),
+        (3, 1, 'Faculty of Health Sciences', 'HSC',
+            E'Teaching hospital: "Parirenyatwa".\nSee below.'),
         (4, 1, 'Faculty of Agriculture', 'AGR', ''),
         (5, 1, 'Faculty of Arts, Law & Humanities', 'ART', null),
         (6, 2, 'School of Engineering', 'ENG', 'Workshops, laboratories and a foundry'),

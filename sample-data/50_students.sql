@@ -115,7 +115,9 @@ select
             when no between 40 and 42
                 then (today - no + 11)::timestamp at time zone 'Africa/Harare'
             when no > 100 and pg_temp.chance('deleted ', no, 3)
-                then pg_temp.moment('deleted ', no, today - 1 - pg_temp.pick('deleted day ', no, 60))
+                then pg_temp.moment(
+                    'deleted ', no, today - 1 - pg_temp.pick('deleted day ', no, 60)
+                )
         end as deleted_at
       from sample_students
      cross join sample_settings

@@ -106,7 +106,9 @@ select
     joined,
     case
         when pg_temp.chance('left project ', project_id * 8 + place, 120)
-            then least(today, joined + 30 + pg_temp.pick('left after ', project_id * 8 + place, 200))
+            then least(
+                today, joined + 30 + pg_temp.pick('left after ', project_id * 8 + place, 200)
+            )
     end,
     pg_temp.moment('member ', project_id * 8 + place, joined)
   from (

@@ -76,7 +76,9 @@ select
         )
         when kind between 60 and 74 then '{"grade": null, "grade_points": null}'
         when kind between 80 and 84 then '{"status": "active"}'
-        when kind between 89 and 92 then jsonb_build_object('title', E'Untitled "draft"\n', 'tags', null)
+        when kind between 89 and 92 then jsonb_build_object(
+            'title', E'Untitled "draft"\n', 'tags', null
+        )
     end,
     case
         when kind < 20 then null
@@ -112,7 +114,8 @@ select
         else inet '10.0.0.0' + pg_temp.pick('event address ', key, 16777216)::bigint
     end,
     (array[
-        'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126',
+        'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)'
+            ' Chrome/126',
         'Mozilla/5.0 (Linux; Android 13; "TECNO" KI5k) AppleWebKit/537.36, Chrome/125 Mobile',
         'Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 Version/17.5',
         'Opera/9.80 (J2ME/MIDP; Opera Mini/7.1; U; en) Presto/2.12',
