@@ -1,13 +1,17 @@
 -- Pass rate and grade points rest on registrations with grade points alone: a letter without
--- points (a pass/fail course, an incomplete) says nothing about a mean. Dropped registrations
--- are counted but never judged, even where a grade was left on them.
+-- points (a pass/fail course) says nothing about a mean. Dropped registrations are counted but
+-- never judged, even where a grade was left on them; an incomplete is a result still to come.
 with results as (
     select ce.course_id,
            ce.academic_session_id,
            count(*) as registered,
            count(*) filter (where ce.status = 'dropped') as dropped,
-           count(*) filter (where ce.status <> 'dropped' and ce.grade is not null) as graded,
-           count(*) filter (where ce.status <> 'dropped' and ce.grade is null) as not_graded,
+           count(*) filter (
+               where ce.status not in ('dropped', 'incomplete') and ce.grade is not null
+           ) as graded,
+           count(*) filter (
+               where ce.status = 'incomplete' or (ce.status <> 'dropped' and ce.grade is null)
+           ) as not_graded,
            count(ce.grade_points) filter (where ce.status <> 'dropped') as with_points,
            count(*) filter (
                where ce.status <> 'dropped' and ce.grade_points >= :pass_mark

@@ -1,21 +1,27 @@
 -- Shares are of the graded registrations of the same group; registrations still without a
--- grade are reported beside them and never dilute a share. Grades are ordered by their points,
--- best first, because letters do not sort so (A+ before A); grades without points come last.
-with counted as (
+-- grade, incompletes among them, are reported beside and never dilute a share. Grades are
+-- ordered by their points, best first, because letters do not sort so (A+ before A); grades
+-- without points come last.
+with taken as (
     select ce.academic_session_id,
            c.program_id,
            case when :level = 'course' then c.id end as course_id,
-           ce.grade,
-           max(ce.grade_points) as grade_points,
-           count(*) as students
+           case when ce.status <> 'incomplete' then ce.grade end as grade,
+           ce.grade_points
       from course_enrollments ce
       join courses c on c.id = ce.course_id
      where ce.status <> 'dropped'
        and (:course_code is null or c.code = :course_code)
-     group by ce.academic_session_id,
-              c.program_id,
-              case when :level = 'course' then c.id end,
-              ce.grade
+),
+counted as (
+    select academic_session_id,
+           program_id,
+           course_id,
+           grade,
+           max(grade_points) as grade_points,
+           count(*) as students
+      from taken
+     group by academic_session_id, program_id, course_id, grade
 ),
 shared as (
     -- The rows without a grade are needed here for `not_graded` and leave below.

@@ -30,7 +30,6 @@ select p.status as status,
        count(*) over (partition by p.status) as projects_in_status,
        p.id as project_id,
        p.title as title,
-       p.problem_statement as problem_statement,
        p.start_date as start_date,
        p.end_date as end_date,
        p.end_date - p.start_date as planned_days,
@@ -45,7 +44,9 @@ select p.status as status,
        round(g.done::numeric / nullif(g.milestones, 0), 4) as progress,
        g.next_due as next_due_date,
        p.created_at as created_at,
-       p.updated_at as last_changed
+       p.updated_at as last_changed,
+       p.problem_statement as problem_statement,
+       p.description as description
   from innovation_projects p
   left join progress g on g.project_id = p.id
   left join teams t on t.project_id = p.id

@@ -14,7 +14,7 @@ with open_milestones as (
 leaders as (
     select m.project_id,
            string_agg(
-               coalesce(nullif(concat_ws(' ', u.first_name, u.last_name), ''), u.username),
+               coalesce(nullif(btrim(concat_ws(' ', u.first_name, u.last_name)), ''), u.username),
                '; ' order by u.last_name, u.first_name, u.username
            ) as names,
            array_agg(u.email::text order by u.last_name, u.first_name, u.username) as emails

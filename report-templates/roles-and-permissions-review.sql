@@ -25,7 +25,7 @@ holders as (
 reviewed as (
     select u.id as user_id,
            u.username,
-           nullif(concat_ws(' ', u.first_name, u.last_name), '') as full_name,
+           nullif(btrim(concat_ws(' ', u.first_name, u.last_name)), '') as full_name,
            u.email,
            case
                when u.id is null then null

@@ -5,7 +5,7 @@
 with attempts as (
     select e.id as enrollment_id,
            u.username,
-           nullif(concat_ws(' ', u.first_name, u.last_name), '') as student,
+           nullif(btrim(concat_ws(' ', u.first_name, u.last_name)), '') as student,
            p.code as programme_code,
            p.name as programme,
            e.enrollment_date,
