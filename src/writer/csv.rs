@@ -34,6 +34,7 @@ pub struct CsvWriter<W> {
     single_column: bool,
     row_is_empty: bool,
     rows: u64,
+    /// Cells below the header.
     guarded: u64,
 }
 
@@ -62,6 +63,7 @@ impl<W: Write> CsvWriter<W> {
             writer.push_string(if writer.spreadsheet { &column.label } else { &column.name });
         }
         writer.end_line()?;
+        writer.guarded = 0;
         Ok(writer)
     }
 

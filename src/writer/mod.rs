@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 mod calendar;
 pub mod csv;
 mod number;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod xlsx;
 
