@@ -1,3 +1,4 @@
-//! Tests that need a live PostgreSQL.
+//! The one integration binary: folders and files are named after `src`.
 
+mod postgres;
 mod writer;
