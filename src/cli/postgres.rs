@@ -1,7 +1,7 @@
 //! `registrar postgres`: a private PostgreSQL for the length of one command.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, Write},
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -106,7 +106,7 @@ pub async fn run(command: PostgresCommand) -> anyhow::Result<ExitCode> {
     let given = database_url.filter(|url| !url.expose_secret().is_empty());
     let result = if let Some(url) = given {
         say("DATABASE_URL is set: using that server, starting none")?;
-        Err(become_command(program, arguments, &url))
+        Err(become_command(&program, &arguments, &url))
     } else {
         let data = data.map_or(DataDir::Temporary, DataDir::Keep);
         let options = ClusterOptions { data, binaries: binaries.find()?, settings };
@@ -124,8 +124,8 @@ pub async fn run(command: PostgresCommand) -> anyhow::Result<ExitCode> {
 
 /// Runs the command in our place, so that its signals and exit code need no care of ours;
 /// returns only if that fails.
-fn become_command(program: OsString, arguments: Vec<OsString>, url: &SecretString) -> Error {
-    let source = std::process::Command::new(&program)
+fn become_command(program: &OsStr, arguments: &[OsString], url: &SecretString) -> Error {
+    let source = std::process::Command::new(program)
         .args(arguments)
         .env("DATABASE_URL", url.expose_secret())
         .exec();

@@ -1,4 +1,5 @@
 //! `registrar postgres run` as a user meets it: the real binary, real servers, real signals.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test says why it failed")]
 
 use std::{
     fs,
@@ -154,8 +155,8 @@ fn is_gone(pid: Pid) -> bool {
 }
 
 #[track_caller]
-fn stdout_of(output: Output) -> String {
-    let (stdout, stderr) = texts(&output);
+fn stdout_of(output: &Output) -> String {
+    let (stdout, stderr) = texts(output);
     assert!(output.status.success(), "{:?}\n{stdout}\n{stderr}", output.status);
     stdout
 }
@@ -177,7 +178,7 @@ fn the_command_finds_a_server_that_ends_with_it() {
          \"select current_user, current_database(), current_setting('fsync'), lower('ÉÄ')\""
     );
 
-    let stdout = stdout_of(place.run(&["--temporary"], &script));
+    let stdout = stdout_of(&place.run(&["--temporary"], &script));
 
     assert_eq!(stdout, "registrar|registrar|off|éä");
     let facts = Facts::read(&place.facts()).unwrap();
@@ -285,10 +286,10 @@ fn a_killed_guard_does_not_save_the_server_from_its_end() {
 fn kept_data_survive_and_are_durable_and_private() {
     let place = Place::new();
     let fill = r#"psql "$DATABASE_URL" -XAtc "create table kept as select 42 as answer""#;
-    stdout_of(place.run_kept(fill));
+    stdout_of(&place.run_kept(fill));
 
     let read = r#"psql "$DATABASE_URL" -XAtc "select answer, current_setting('fsync') from kept""#;
-    assert_eq!(stdout_of(place.run_kept(read)), "42|on");
+    assert_eq!(stdout_of(&place.run_kept(read)), "42|on");
 
     let (home, data) = (place.kept(), place.kept().join("data"));
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
@@ -337,7 +338,7 @@ fn a_kept_cluster_recovers_after_everything_was_killed() {
     fs::write(&lock_file, format!("{}\n{rest}", std::process::id())).unwrap();
 
     let count = r#"psql "$DATABASE_URL" -XAtc "select count(*) from t""#;
-    assert_eq!(stdout_of(place.run_kept(count)), "1");
+    assert_eq!(stdout_of(&place.run_kept(count)), "1");
 }
 
 #[test]
@@ -351,7 +352,7 @@ fn a_kept_cluster_outlives_a_killed_registrar() {
 
     // At once: the start waits for the guard to end the old server.
     let script = format!("{TELL}; psql \"$DATABASE_URL\" -XAtc 'select 1'");
-    assert_eq!(stdout_of(place.run_kept(&script)), "1");
+    assert_eq!(stdout_of(&place.run_kept(&script)), "1");
     assert!(facts.server_is_gone());
     assert_eq!(Facts::read(&place.facts()).unwrap().home, facts.home);
 }
@@ -359,7 +360,7 @@ fn a_kept_cluster_outlives_a_killed_registrar() {
 #[test]
 fn data_of_another_version_are_refused_by_name() {
     let place = Place::new();
-    stdout_of(place.run_kept("exit 0"));
+    stdout_of(&place.run_kept("exit 0"));
     fs::write(place.kept().join("data/PG_VERSION"), "9.6\n").unwrap();
 
     let output = place.run_kept("exit 0");
@@ -422,11 +423,11 @@ fn a_place_that_only_root_can_reach_is_stood_in_for() {
     let output = place.run_kept(script);
 
     let stderr = texts(&output).1;
-    let data = PathBuf::from(stdout_of(output));
+    let data = PathBuf::from(stdout_of(&output));
     if is_root() {
         assert!(data.starts_with("/var/tmp"), "{}", data.display());
         assert!(stderr.contains(data.parent().unwrap().to_str().unwrap()), "{stderr}");
-        assert_eq!(stdout_of(place.run_kept(script)), data.to_str().unwrap());
+        assert_eq!(stdout_of(&place.run_kept(script)), data.to_str().unwrap());
         fs::remove_dir_all(data.parent().unwrap()).unwrap();
     } else {
         assert!(data.ends_with("cluster/data"), "{}", data.display());
