@@ -188,9 +188,9 @@ impl Definition {
     ///
     /// Everything that is wrong with it, see [`DefinitionError`].
     pub fn from_template(slug: Slug, toml: &str, sql: &str) -> Result<Self, DefinitionError> {
-        let spec_file = format!("{slug}.toml");
+        let (spec_file, sql_file) = (format!("{slug}.toml"), format!("{slug}.sql"));
         let document = Document::from_toml(toml, &spec_file)?;
-        check::definition(slug.clone(), document, sql, &spec_file, &format!("{slug}.sql"))
+        check::definition(slug, document, sql, &spec_file, &sql_file)
     }
 
     /// Reads what the database keeps: [`Self::spec`] and [`Self::sql`]. Errors call them `spec`

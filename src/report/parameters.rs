@@ -1,6 +1,6 @@
 //! The parameters of a report: how they are declared, and how given values are checked.
 //!
-//! A [`Parameter`] is only made from a declaration that holds together ([`declare`]), so that what
+//! A [`Parameter`] is only made from a declaration that holds together, so that what
 //! is checked here is the caller's values alone. [`Definition::bind`] takes a JSON object and gives
 //! [`BoundParameters`], in which everything relative (`today - 30 days`) is resolved: they are stored
 //! with the execution, and a retry on the next day reads the same rows.
@@ -34,6 +34,7 @@ use serde_json::Value as Json;
 mod bind;
 mod decimal;
 mod declare;
+mod literal;
 mod read;
 mod relative;
 mod schema;
@@ -53,7 +54,7 @@ pub const MAX_LIST_ITEMS: usize = 10_000;
 pub const DEFAULT_MAX_LENGTH: u32 = 10_000;
 
 /// The most parameters of a definition.
-pub const MAX_PARAMETERS: usize = 100;
+pub const MAX_PARAMETERS: usize = crate::report::sql::MAX_NAMES;
 
 /// The longest name of a parameter, in bytes: PostgreSQL's limit for identifiers.
 pub const MAX_NAME_BYTES: usize = 63;

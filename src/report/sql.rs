@@ -28,6 +28,9 @@ mod tests;
 /// The longest query, in bytes: far above any report, far below what would trouble the scanner.
 pub const MAX_SQL_BYTES: usize = 256 * 1024;
 
+/// The most names in one query.
+pub const MAX_NAMES: usize = 100;
+
 /// One SQL statement with named placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedSql {
@@ -173,6 +176,8 @@ pub enum SqlErrorKind {
     PositionalParameter,
     /// `:Name`: parameters are declared in `snake_case`.
     PlaceholderName,
+    /// More than [`MAX_NAMES`] names; the position is that of the first too many.
+    TooManyNames,
 }
 
 impl fmt::Display for SqlErrorKind {
@@ -189,6 +194,7 @@ impl fmt::Display for SqlErrorKind {
             Self::PositionalParameter => {
                 f.write_str("parameters are written `:name`, not by number")
             }
+            Self::TooManyNames => write!(f, "a query has at most {MAX_NAMES} parameters"),
             Self::PlaceholderName => f.write_str(
                 "the name of a parameter is lower case letters, digits and underscores; a colon \
                  that is no parameter's needs a space behind it",
@@ -286,12 +292,17 @@ impl<'a> Parser<'a> {
             return Err(self.error(SqlErrorKind::PlaceholderName, colon.start));
         }
         self.scanner.skip_to(word.end);
-        let known = self.names.iter().position(|known| known.name == name);
-        let index = known.unwrap_or_else(|| {
-            let first_use = Position::of(self.sql, colon.start);
-            self.names.push(Name { name: name.to_owned(), first_use });
-            self.names.len() - 1
-        });
+        let index = match self.names.iter().position(|known| known.name == name) {
+            Some(index) => index,
+            None if self.names.len() == MAX_NAMES => {
+                return Err(self.error(SqlErrorKind::TooManyNames, colon.start));
+            }
+            None => {
+                let first_use = Position::of(self.sql, colon.start);
+                self.names.push(Name { name: name.to_owned(), first_use });
+                self.names.len() - 1
+            }
+        };
         self.uses.push(Use { range: colon.start..word.end, name: index });
         Ok(Token { kind: TokenKind::Placeholder, start: colon.start, end: word.end })
     }

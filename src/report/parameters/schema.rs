@@ -32,14 +32,20 @@ impl Definition {
             .collect();
         let required: Vec<&str> =
             self.parameters().iter().filter(|p| p.is_required()).map(Parameter::name).collect();
-        json!({
+        let mut schema = object(json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": self.title(),
+        }));
+        if !self.description().is_empty() {
+            schema.insert("description".to_owned(), json!(self.description()));
+        }
+        schema.append(&mut object(json!({
             "type": "object",
             "properties": properties,
             "required": required,
             "additionalProperties": false,
-        })
+        })));
+        Json::Object(schema)
     }
 }
 
