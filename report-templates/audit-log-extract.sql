@@ -1,7 +1,7 @@
 -- Both days are whole days in the report's time zone. Rows without a time belong to no period
--- and are never extracted. Secrets may have been logged with a whole row, and a role that may
--- not read users.password must not read it here: their keys are cut out of old and new values.
--- Only objects have keys to cut; from a scalar the operator would raise an error.
+-- and only appear where both ends are left open. Secrets may have been logged with a whole row,
+-- and a role that may not read users.password must not read it here: their keys are cut out of
+-- old and new values. Only objects have keys to cut; a scalar would raise an error.
 with entries as (
     select al.id,
            al.created_at,
@@ -21,8 +21,8 @@ with entries as (
            al.user_agent
       from audit_logs al
      cross join (select array['password', 'token', 'token_hash', 'secret'] as keys) secrets
-     where al.created_at >= cast(:from_date as timestamptz)
-       and al.created_at < cast(:to_date + 1 as timestamptz)
+     where (:from_date is null or al.created_at >= cast(:from_date as timestamptz))
+       and (:to_date is null or al.created_at < cast(:to_date + 1 as timestamptz))
        and (:action is null or al.action = :action)
        and (:entity_type is null or al.entity_type = :entity_type)
        and (:entity_id is null or al.entity_id = :entity_id)

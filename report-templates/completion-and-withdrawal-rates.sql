@@ -15,7 +15,10 @@ with entrants as (
            e.completion_date - e.enrollment_date as days_taken,
            cast(
                e.enrollment_date
-                   + make_interval(years => p.duration_years, months => :tolerance_months)
+                   + make_interval(
+                       years => p.duration_years,
+                       months => coalesce(:tolerance_months, 0)
+                   )
                as date
            ) as due_date
       from enrollments e

@@ -68,7 +68,7 @@ select i.code as institution_code,
  where (:institution_code is null or i.code = :institution_code)
    and (:programme_codes is null or p.code = any(:programme_codes))
    and (:min_credits is null or c.credits >= :min_credits)
-   and (not :core_only or coalesce(c.is_core, true))
-   and (:include_inactive
+   and (not coalesce(:core_only, false) or coalesce(c.is_core, true))
+   and (coalesce(:include_inactive, false)
         or (coalesce(c.is_active, true) and coalesce(p.is_active, true)))
  order by i.code, p.code, p.id, c.code, c.id

@@ -58,5 +58,5 @@ select s.code as session_code,
    and (:programme_code is null or p.code = :programme_code)
    and (:course_code is null or c.code = :course_code)
    and (:session_codes is null or s.code = any(:session_codes))
-   and r.registered >= :min_students
+   and (:min_students is null or r.registered >= :min_students)
  order by s.start_date, s.id, i.code, p.code, p.id, c.code, c.id

@@ -72,5 +72,5 @@ select i.code as institution_code,
  where (:institution_code is null or i.code = :institution_code)
    and (:programme_code is null or p.code = :programme_code)
    and (:session_codes is null or s.code = any(:session_codes))
-   and (:include_empty or n.students is not null)
+   and (coalesce(:include_empty, false) or n.students is not null)
  order by i.code, p.code, p.id, s.start_date, s.id

@@ -27,9 +27,11 @@ averages as (
            sum(credits * grade_points) as quality_points,
            round(sum(credits * grade_points) / nullif(sum(credits), 0), 2) as gpa
       from results
-     where :repeats = 'all'
-        or (:repeats = 'latest' and from_latest = 1)
-        or (:repeats = 'best' and from_best = 1)
+     where case :repeats
+               when 'latest' then from_latest = 1
+               when 'best' then from_best = 1
+               else true
+           end
      group by enrollment_id
 ),
 entitled as (
@@ -57,7 +59,7 @@ entitled as (
       join institutions i on i.id = f.institution_id
      where u.deleted_at is null
        and a.gpa is not null
-       and a.credits_counted >= :min_credits
+       and (:min_credits is null or a.credits_counted >= :min_credits)
        and (:enrollment_status is null or e.status = :enrollment_status)
        and (:institution_code is null or i.code = :institution_code)
        and (:programme_code is null or p.code = :programme_code)

@@ -63,7 +63,7 @@ select s.code as session_code,
   join institutions i on i.id = f.institution_id
   left join courses c on c.id = r.course_id
  where r.grade is not null
-   and r.graded >= :min_students
+   and (:min_students is null or r.graded >= :min_students)
    and (:institution_code is null or i.code = :institution_code)
    and (:programme_code is null or p.code = :programme_code)
    and (:session_codes is null or s.code = any(:session_codes))

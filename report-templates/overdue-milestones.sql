@@ -47,7 +47,7 @@ select o.due_date as due_date,
   from open_milestones o
   join innovation_projects p on p.id = o.project_id
   left join leaders l on l.project_id = p.id
- where o.days_overdue >= :min_days_overdue
+ where o.days_overdue >= greatest(:min_days_overdue, 1)
    and (:project_statuses is null or p.status = any(:project_statuses))
    and (:project_id is null or p.id = :project_id)
  order by o.due_date, p.title, p.id, o.id

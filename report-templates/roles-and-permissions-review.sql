@@ -93,5 +93,5 @@ select username as username,
   from judged
  where (:role_names is null or role = any(:role_names))
    and (:permission_codename is null or :permission_codename = any(codenames))
-   and (not :findings_only or cardinality(findings) > 0)
+   and (not coalesce(:findings_only, false) or cardinality(findings) > 0)
  order by username, role, role_id

@@ -103,7 +103,7 @@ select username as username,
            2
        ) as cumulative_gpa
   from numbered
- where :include_dropped or status <> 'dropped'
+ where coalesce(:include_dropped, true) or status <> 'dropped'
 window in_session as (partition by enrollment_id, session_id),
        -- The default frame ends with the last peer: every row of a session shows the figure
        -- of the whole session.
