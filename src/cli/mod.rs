@@ -1,17 +1,36 @@
 //! The command line: the composition root, where what a command needs is built.
 
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{Config, Overrides};
+use crate::db;
+use crate::report::source::ReportDatabase;
+use crate::service::{Caller, Services};
+use crate::store::Store;
+use crate::telemetry;
+
+pub mod demo;
+pub mod execution;
+pub mod healthcheck;
+pub mod migrate;
+pub mod openapi;
 pub mod postgres;
+pub mod report;
+pub mod serve;
+pub mod token;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
-
-use clap::{Parser, Subcommand};
+/// Refused by a safety rule.
+pub const REFUSED: u8 = 3;
 
 /// Background reports and data lifecycle for PostgreSQL applications.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,7 +38,40 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::ServeCommand),
+    Demo(demo::DemoCommand),
     Postgres(postgres::PostgresCommand),
+    Migrate(migrate::MigrateCommand),
+    Report(report::ReportCommand),
+    Execution(execution::ExecutionCommand),
+    Token(token::TokenCommand),
+    Openapi(openapi::OpenapiCommand),
+    Healthcheck(healthcheck::HealthcheckCommand),
+}
+
+/// Where the settings come from.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Settings file [default: registrar.toml, if it is there]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+
+    /// The application's database, where neither file nor REGISTRAR__DATABASE__URL names it
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
+    database_url: Option<String>,
+}
+
+impl Settings {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// See [`crate::config::ConfigError`].
+    pub fn load(&self) -> anyhow::Result<Config> {
+        // An empty variable is how some tools unset one.
+        let database_url = self.database_url.clone().filter(|url| !url.is_empty());
+        let overrides = Overrides { file: self.config.clone(), database_url };
+        Ok(Config::load(&overrides)?)
+    }
 }
 
 /// Runs the command line: 0 done, 1 failed, 2 usage, 3 refused by a safety rule.
@@ -27,6 +79,7 @@ pub fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     match run(command) {
         Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Without a stderr there is nobody left to tell.
             let _ = writeln!(io::stderr(), "registrar: {error:#}");
@@ -36,10 +89,91 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // One TLS stack for the store and for PostgreSQL; `Err` only says that it is set already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         match command {
-            Command::Postgres(command) => postgres::run(command).await,
+            Command::Serve(command) => serve::run(command).await,
+            Command::Demo(command) => Box::pin(demo::run(command)).await,
+            Command::Postgres(command) => Box::pin(postgres::run(command)).await,
+            Command::Migrate(command) => migrate::run(command).await,
+            Command::Report(command) => Box::pin(report::run(command)).await,
+            Command::Execution(command) => execution::run(command).await,
+            Command::Token(command) => token::run(command).await,
+            Command::Openapi(command) => openapi::run(&command),
+            Command::Healthcheck(command) => healthcheck::run(command).await,
         }
     })
+}
+
+/// Builds what use cases need, from settings. Logs go to stderr at the level of a command: only
+/// what a person must know.
+///
+/// # Errors
+/// Settings, database or store cannot be used.
+pub async fn services(config: Config) -> anyhow::Result<Services> {
+    let db = db::connect(&config.database).await?;
+    let reports = ReportDatabase::new(db::report_options(&config.database)?);
+    let store = Store::open(&config.store)?;
+    Ok(Services { db, reports, store, config: Arc::new(config) })
+}
+
+/// The same for a command that a person types.
+async fn command_services(settings: &Settings) -> anyhow::Result<Services> {
+    let mut config = settings.load()?;
+    "warn".clone_into(&mut config.log.filter);
+    telemetry::init_logging(&config.log)?;
+    services(config).await
+}
+
+/// Whoever types a command.
+fn operator() -> Caller {
+    Caller::operator(uuid::Uuid::new_v4().simple().to_string())
+}
+
+/// Writes a line of data to standard output.
+fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+/// Writes data as JSON to standard output.
+fn say_json<T: Serialize + ?Sized>(data: &T) -> anyhow::Result<()> {
+    say(serde_json::to_string_pretty(data)?)
+}
+
+/// Writes a note for the person to standard error, which data never share.
+fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// `registrar report list | head` is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints rows under headings, each column as wide as its widest cell.
+fn table(headings: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .chain(headings.get(column).map(|heading| heading.len()))
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}", width = *width))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    say(line(headings.to_vec()))?;
+    for row in rows {
+        say(line(row.iter().map(String::as_str).collect()))?;
+    }
+    Ok(())
 }

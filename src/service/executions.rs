@@ -273,6 +273,19 @@ impl Services {
         Ok(execution)
     }
 
+    /// Checks parameters and resolves what is relative, with the database's clock.
+    ///
+    /// # Errors
+    /// [`ServiceError::BadParameters`]
+    pub async fn bind(
+        &self,
+        definition: &Definition,
+        given: &Map<String, Value>,
+    ) -> Result<BoundParameters, ServiceError> {
+        let mut connection = self.db.acquire().await?;
+        bind(&mut connection, definition, given).await
+    }
+
     /// The execution, if the caller may know of it.
     pub(super) async fn visible(
         &self,

@@ -1,0 +1,145 @@
+//! `registrar serve`: API, worker and scheduler, together or apart.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use crate::api::{self, ApiState};
+use crate::service::Services;
+use crate::{db, scheduler, telemetry, worker};
+
+/// Run the service until SIGTERM or SIGINT
+///
+/// Without --only: API, worker and scheduler in one process. SIGTERM first turns readiness off and
+/// stops taking work, then waits for what is open; a second signal ends at once.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  registrar serve
+  registrar serve --only api
+  registrar serve --only worker,scheduler")]
+pub struct ServeCommand {
+    /// Run only these parts
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
+    only: Vec<Part>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// A part of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The HTTP API.
+    Api,
+    /// Runs reports.
+    Worker,
+    /// Fires schedules.
+    Scheduler,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 3] = [Self::Api, Self::Worker, Self::Scheduler];
+}
+
+/// Runs `registrar serve`.
+///
+/// # Errors
+/// Settings, database, schema, store or port cannot be used.
+pub async fn run(command: ServeCommand) -> anyhow::Result<ExitCode> {
+    let config = command.settings.load()?;
+    telemetry::init_logging(&config.log)?;
+    let metrics = telemetry::init_metrics()?;
+    let services = super::services(config).await?;
+    db::migrate::check_current(&services.db).await?;
+    let parts = if command.only.is_empty() { Part::ALL.to_vec() } else { command.only };
+    let shutdown = CancellationToken::new();
+    end_on_signal(shutdown.clone())?;
+    let listener = match parts.contains(&Part::Api) {
+        true => Some(bind(&services).await?),
+        false => None,
+    };
+    if let Some(listener) = &listener {
+        tracing::info!("listening on http://{}", listener.local_addr()?);
+    }
+    run_parts(services, &parts, listener, metrics, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes the configured address.
+///
+/// # Errors
+/// It is in use, or not ours.
+pub async fn bind(services: &Services) -> anyhow::Result<TcpListener> {
+    let address = services.config.http.listen;
+    TcpListener::bind(address).await.with_context(|| format!("http.listen: cannot use {address}"))
+}
+
+/// Runs parts until `shutdown`. When one breaks, the others are ended in order, so that whoever
+/// watches the process sees it end.
+///
+/// # Errors
+/// Those of the part that broke.
+pub async fn run_parts(
+    services: Services,
+    parts: &[Part],
+    listener: Option<TcpListener>,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let api = async {
+        let Some(listener) = listener else { return Ok(()) };
+        let state = ApiState::new(services.clone(), metrics, shutdown.clone());
+        let served = api::serve(listener, state).await.context("serve the API");
+        shutdown.cancel();
+        served
+    };
+    let worker = async {
+        if !parts.contains(&Part::Worker) {
+            return Ok(());
+        }
+        let ran = worker::run(services.clone(), shutdown.clone()).await;
+        shutdown.cancel();
+        ran
+    };
+    let scheduler = async {
+        if !parts.contains(&Part::Scheduler) {
+            return Ok(());
+        }
+        let ran = scheduler::run(services.db.clone(), shutdown.clone()).await;
+        shutdown.cancel();
+        ran
+    };
+    // On one task: the queue's workers cannot be moved to another. What they run is spawned.
+    let (api, worker, scheduler) = tokio::join!(api, Box::pin(worker), scheduler);
+    api.and(worker).and(scheduler)
+}
+
+/// SIGTERM or SIGINT ends the service in order; a second one ends it at once, and leases do the
+/// rest.
+fn end_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        tracing::info!("asked to end: finishing what is open");
+        shutdown.cancel();
+        next().await;
+        tracing::warn!("asked again: ending at once");
+        let pid = rustix::process::getpid();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    });
+    Ok(())
+}
