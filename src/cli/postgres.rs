@@ -144,8 +144,8 @@ fn tell_where(cluster: &PrivateCluster) {
     let Some(wanted) = cluster.relocated_from() else { return };
     // The command matters more than this line.
     let _ = say(&format!(
-        "the cluster is in {}, because the unprivileged user that runs the server as root's \
-         stand-in cannot reach {}",
+        "the cluster is in {}, because the unprivileged user that runs the server for root \
+         cannot reach {}",
         cluster.home().display(),
         wanted.display()
     ));

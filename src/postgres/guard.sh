@@ -13,13 +13,13 @@ exec 3<&0 </dev/null
 child=$!
 
 {
-  while read -r line; do :; done <&3
+  while read -r _; do :; done <&3
   if [ "$mode" = remove ]; then
     : >"$home/abandoned"
   else
     # The data are kept, so let the server end in order before it is made to.
     kill -s INT "$child"
-    for second in 1 2 3 4 5 6 7 8 9 10; do sleep 1; done
+    for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 1; done
   fi
   kill -s QUIT "$child"
 } &
