@@ -1,0 +1,25 @@
+# The few commands people type. Each is one line over cargo and script/.
+# With DATABASE_URL set they use that server, else a private PostgreSQL of their own.
+
+registrar := $(or $(CARGO_TARGET_DIR),target)/debug/registrar
+
+# The development profile: a cold release build takes longer than the demo itself runs.
+build := script/bootstrap && cargo build --locked --bin registrar
+
+.PHONY: demo serve test lint
+
+# Fill a database with sample data, run every report over HTTP, say where the files are, end.
+demo:
+	$(build) && $(registrar) demo
+
+# The same, and go on serving: prints the address and a token.
+serve:
+	$(build) && $(registrar) demo --keep-serving
+
+# Everything that must hold before a commit.
+test:
+	script/bootstrap && script/test
+
+# Only the checks that need no database; quick.
+lint:
+	script/test lint
