@@ -28,8 +28,7 @@ pub struct CsvWriter<W> {
     out: W,
     buffer: Vec<u8>,
     zone: Zone,
-    delimiter: u8,
-    spreadsheet: bool,
+    options: Options,
     /// `COPY` quotes the marker `\.` when it would stand alone on its line.
     single_column: bool,
     row_is_empty: bool,
@@ -48,35 +47,38 @@ impl<W: Write> CsvWriter<W> {
             out,
             buffer: Vec::with_capacity(BLOCK + BLOCK / 8),
             zone: Zone::new(options.time_zone),
-            delimiter: options.delimiter,
-            spreadsheet: options.reader == Reader::Spreadsheet,
             single_column: columns.len() == 1,
             row_is_empty: true,
             rows: 0,
             guarded: 0,
+            options,
         };
-        if options.byte_order_mark {
+        if writer.options.byte_order_mark {
             writer.buffer.extend_from_slice("\u{feff}".as_bytes());
         }
         for column in columns {
             writer.begin_cell();
-            writer.push_string(if writer.spreadsheet { &column.label } else { &column.name });
+            writer.push_string(if writer.for_spreadsheet() { &column.label } else { &column.name });
         }
         writer.end_line()?;
         writer.guarded = 0;
         Ok(writer)
     }
 
+    fn for_spreadsheet(&self) -> bool {
+        self.options.reader == Reader::Spreadsheet
+    }
+
     fn begin_cell(&mut self) {
         if !self.row_is_empty {
-            self.buffer.push(self.delimiter);
+            self.buffer.push(self.options.delimiter);
         }
         self.row_is_empty = false;
     }
 
     /// Writes a text of the user's, which can be mistaken for a formula.
     fn push_string(&mut self, text: &str) {
-        if self.spreadsheet && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        if self.for_spreadsheet() && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
             self.guarded += 1;
             self.push_quotable("'", text);
         } else {
@@ -86,12 +88,13 @@ impl<W: Write> CsvWriter<W> {
 
     /// Writes `prefix` and `text` as one field, quoted by the rules of `CopyAttributeOutCSV`.
     fn push_quotable(&mut self, prefix: &str, text: &str) {
-        let delimiter = self.delimiter;
+        let delimiter = self.options.delimiter;
         // Without a branch in the loop the compiler compares 16 or 32 bytes at a time.
         let special = text.bytes().fold(false, |found, byte| {
             found | (byte == delimiter) | (byte == b'"') | (byte == b'\n') | (byte == b'\r')
         });
-        if !special && !text.is_empty() && !(self.single_column && text == "\\.") {
+        let quoted = special || text.is_empty() || self.single_column && text == "\\.";
+        if !quoted {
             self.buffer.extend_from_slice(prefix.as_bytes());
             self.buffer.extend_from_slice(text.as_bytes());
             return;
@@ -109,7 +112,7 @@ impl<W: Write> CsvWriter<W> {
 
     fn end_line(&mut self) -> Result<(), WriteError> {
         self.row_is_empty = true;
-        self.buffer.extend_from_slice(if self.spreadsheet { b"\r\n" } else { b"\n" });
+        self.buffer.extend_from_slice(if self.for_spreadsheet() { b"\r\n" } else { b"\n" });
         self.flush_from(BLOCK)
     }
 
@@ -129,7 +132,7 @@ impl<W: Write + Send> RowWriter for CsvWriter<W> {
         match cell {
             Cell::Text(text) => self.push_string(text),
             Cell::Json(text) => self.push_quotable("", text),
-            Cell::Bool(value) if self.spreadsheet => {
+            Cell::Bool(value) if self.for_spreadsheet() => {
                 self.buffer.extend_from_slice(if value { b"TRUE" } else { b"FALSE" });
             }
             // The text of these holds neither a quote, a line end nor one of the delimiters.

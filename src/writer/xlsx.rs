@@ -70,7 +70,7 @@ pub struct XlsxWriter<W: Write> {
     package: Package,
     zip: Option<ZipWriter<StreamWriter<Sink<W>>>>,
     abandoned: Arc<AtomicBool>,
-    compression_level: i64,
+    options: Options,
     limits: Limits,
     zone: Zone,
     styles: Styles,
@@ -114,12 +114,12 @@ impl<W: Write> XlsxWriter<W> {
     /// [`WriteError::TooManyColumns`] beyond 16,384 columns, [`WriteError::Workbook`] when the
     /// library refuses a format, [`WriteError::Io`] when `out` fails.
     pub fn new(columns: Vec<Column>, options: Options, out: W) -> Result<Self, WriteError> {
-        Self::with_limits(columns, &options, out, Limits::EXCEL)
+        Self::with_limits(columns, options, out, Limits::EXCEL)
     }
 
     fn with_limits(
         columns: Vec<Column>,
-        options: &Options,
+        options: Options,
         out: W,
         limits: Limits,
     ) -> Result<Self, WriteError> {
@@ -135,7 +135,6 @@ impl<W: Write> XlsxWriter<W> {
         let mut writer = Self {
             zip: Some(ZipWriter::new_stream(sink)),
             abandoned,
-            compression_level: i64::from(options.compression_level.clamp(1, 9)),
             limits,
             zone: Zone::new(options.time_zone),
             heads: [parts.around_rows(1)?.0, parts.around_rows(2)?.0],
@@ -149,6 +148,7 @@ impl<W: Write> XlsxWriter<W> {
             full_sheets: Vec::new(),
             rows: 0,
             adjusted: BTreeMap::new(),
+            options,
         };
         for name in FIRST_PARTS {
             writer.copy_part(&mut parts, name)?;
@@ -162,9 +162,10 @@ impl<W: Write> XlsxWriter<W> {
     }
 
     fn begin_part(&mut self, name: &str) -> Result<(), WriteError> {
+        let level = self.options.compression_level.clamp(1, 9);
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
-            .compression_level(Some(self.compression_level))
+            .compression_level(Some(i64::from(level)))
             .unix_permissions(0o600)
             .last_modified_time(DateTime::default());
         self.zip().start_file(name, options).map_err(zip_failed)

@@ -1,5 +1,7 @@
 //! CSV for programs is, byte for byte, what `COPY … TO STDOUT (FORMAT csv, HEADER)` sends.
 
+#![expect(clippy::unwrap_used, reason = "these are tests, though not all inside of `#[test]`")]
+
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::str::FromStr;

@@ -170,33 +170,36 @@ fn unknown_layout() -> WriteError {
     WriteError::Workbook("the library's sheet has an unknown layout".to_owned())
 }
 
-fn header_format() -> Format {
+pub(super) fn header_format() -> Format {
     Format::new()
         .set_bold()
         .set_background_color(Color::RGB(0x00D9_E1F2))
         .set_border_bottom(FormatBorder::Thin)
 }
 
-fn data_format(column: &Column) -> Format {
+pub(super) fn data_format(column: &Column) -> Format {
     let default = match column.kind {
-        // General would show identifiers of 12 digits and more as 1.23E+11.
-        Kind::Int => "0",
-        Kind::Date => "yyyy-mm-dd",
-        Kind::Timestamp | Kind::TimestampTz => "yyyy-mm-dd hh:mm:ss",
-        Kind::Time => "hh:mm:ss",
+        // Excel's general format would show identifiers of 12 digits and more as 1.23E+11.
+        Kind::Int => Some("0"),
+        Kind::Date => Some("yyyy-mm-dd"),
+        Kind::Timestamp | Kind::TimestampTz => Some("yyyy-mm-dd hh:mm:ss"),
+        Kind::Time => Some("hh:mm:ss"),
         Kind::Bool
         | Kind::Float
         | Kind::Numeric
         | Kind::Text
         | Kind::Json
         | Kind::Bytes
-        | Kind::Uuid => "General",
+        | Kind::Uuid => None,
     };
-    Format::new().set_num_format(column.number_format.as_deref().unwrap_or(default))
+    match column.number_format.as_deref().or(default) {
+        Some(format) => Format::new().set_num_format(format),
+        None => Format::new(),
+    }
 }
 
 /// The column's width in characters: as declared, or with room for the header and its filter.
-fn width(column: &Column) -> f64 {
+pub(super) fn width(column: &Column) -> f64 {
     if let Some(width) = column.width.filter(|width| width.is_finite() && *width > 0.0) {
         return width.min(MAX_WIDTH);
     }
