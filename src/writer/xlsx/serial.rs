@@ -42,6 +42,11 @@ pub(super) fn holds_int(value: i64) -> bool {
     value < 1_000_000_000_000_000
 }
 
+/// Excel has no infinities, no NaN and no numbers that are too small to be normal.
+pub(super) fn holds_float(value: f64) -> bool {
+    value == 0.0 || value.is_normal()
+}
+
 /// The decimal without the zeros that end its fraction, `None` when Excel does not keep all of
 /// its digits.
 pub(super) fn held_decimal(text: &[u8]) -> Option<&[u8]> {

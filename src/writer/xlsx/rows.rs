@@ -1,0 +1,264 @@
+//! The rows of a sheet as XML, in a buffer.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use rust_xlsxwriter::utility::column_number_to_name;
+
+use super::super::calendar::Zone;
+use super::super::number::push_int;
+use super::super::text::push_text;
+use super::super::{Adjustment, Cell, Column};
+use super::package::Styles;
+use super::{markup, serial};
+
+/// What follows a cell's style, by the type of its value.
+const NUMBER: &[u8] = b"><v>";
+const BOOL: &[u8] = b" t=\"b\"><v>";
+const STRING: &[u8] = b" t=\"inlineStr\"><is><t";
+const END_VALUE: &[u8] = b"</v></c>";
+const END_STRING: &[u8] = b"</t></is></c>";
+const END_ROW: &[u8] = b"</row>";
+
+/// Formats cells into a buffer that its owner empties.
+#[derive(Debug)]
+pub(super) struct Rows {
+    /// XML that is not written yet.
+    pub buffer: Vec<u8>,
+    /// Cells that are not shown as they are.
+    pub adjusted: BTreeMap<Adjustment, u64>,
+    columns: Vec<Markup>,
+    header: Vec<(Markup, String)>,
+    remark: Markup,
+    zone: Zone,
+    scratch: Vec<u8>,
+    /// From 1, within the sheet.
+    number: u32,
+    digits: Vec<u8>,
+    next_column: usize,
+    has_cells: bool,
+}
+
+impl Rows {
+    pub fn new(columns: &[Column], styles: &Styles, zone: Zone, buffer: Vec<u8>) -> Self {
+        let header = columns.iter().zip(0..);
+        Self {
+            buffer,
+            adjusted: BTreeMap::new(),
+            columns: styles.columns.iter().zip(0..).map(|(&s, i)| Markup::new(i, s)).collect(),
+            header: header.map(|(c, i)| (Markup::new(i, styles.header), c.label.clone())).collect(),
+            remark: Markup::new(0, styles.remark),
+            zone,
+            scratch: Vec::new(),
+            number: 0,
+            digits: Vec::new(),
+            next_column: 0,
+            has_cells: false,
+        }
+    }
+
+    /// The number of the last row begun, from 1.
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The column of the next cell; 0 between rows.
+    pub const fn next_column(&self) -> usize {
+        self.next_column
+    }
+
+    /// Begins a sheet: what stands before its rows, and the header.
+    pub fn begin_sheet(&mut self, head: &str) {
+        self.buffer.extend_from_slice(head.as_bytes());
+        self.number = 0;
+        self.begin_row();
+        for (markup, label) in &self.header {
+            markup.push(&mut self.buffer, &self.digits, STRING);
+            push_inline(&mut self.buffer, label);
+        }
+        self.buffer.extend_from_slice(END_ROW);
+    }
+
+    /// Begins the next row.
+    pub fn begin_row(&mut self) {
+        self.number += 1;
+        self.digits.clear();
+        push_int(&mut self.digits, i64::from(self.number));
+        self.buffer.extend_from_slice(b"<row r=\"");
+        self.buffer.extend_from_slice(&self.digits);
+        self.buffer.extend_from_slice(b"\">");
+        self.has_cells = false;
+        self.next_column = 0;
+    }
+
+    /// Ends the row. A row of nothing but NULLs leaves nothing behind, as with the library.
+    pub fn end_row(&mut self) {
+        if self.has_cells {
+            self.buffer.extend_from_slice(END_ROW);
+        } else {
+            let tag = self.digits.len() + b"<row r=\"\">".len();
+            self.buffer.truncate(self.buffer.len() - tag);
+        }
+        self.next_column = 0;
+    }
+
+    /// Adds a row of one text.
+    pub fn push_remark(&mut self, text: &str) {
+        self.begin_row();
+        self.remark.push(&mut self.buffer, &self.digits, STRING);
+        push_inline(&mut self.buffer, text);
+        self.buffer.extend_from_slice(END_ROW);
+    }
+
+    /// Adds the next cell of the row.
+    pub fn push(&mut self, cell: Cell<'_>) {
+        match cell {
+            Cell::Null => {}
+            Cell::Bool(value) => {
+                self.begin_cell(BOOL);
+                self.buffer.push(if value { b'1' } else { b'0' });
+                self.buffer.extend_from_slice(END_VALUE);
+            }
+            Cell::Int(value) if serial::holds_int(value) => self.push_int(value),
+            Cell::Float4(value) if value.is_finite() => self.push_number(value),
+            Cell::Float8(value) if serial::holds_float(value) => self.push_number(value),
+            Cell::Int(_) | Cell::Float4(_) | Cell::Float8(_) => {
+                self.push_as_text(cell, Some(Adjustment::NumberAsText));
+            }
+            Cell::Numeric(_) => self.push_numeric(cell),
+            Cell::Text(text) | Cell::Json(text) => self.push_string(text),
+            // Two digits a byte: what is left out would be cut in any case.
+            Cell::Bytes(bytes) => {
+                self.push_as_text(Cell::Bytes(&bytes[..bytes.len().min(markup::MAX_TEXT)]), None);
+            }
+            Cell::Uuid(_) => self.push_as_text(cell, None),
+            // Infinities lie outside of Excel's years.
+            Cell::Date(days) => match serial::of_day(i64::from(days)) {
+                Some(serial) => self.push_int(serial),
+                None => self.push_as_text(cell, Some(Adjustment::DateAsText)),
+            },
+            Cell::Timestamp(micros) => self.push_moment(cell, serial::of_moment(micros)),
+            Cell::TimestampTz(micros) => {
+                let offset = i64::from(self.zone.offset_at(micros)) * 1_000_000;
+                self.push_moment(cell, serial::of_moment(micros.saturating_add(offset)));
+            }
+            Cell::Time(micros) => {
+                self.push_moment(cell, Some(serial::of_time(micros)).filter(|&time| time < 1.0));
+            }
+        }
+        self.next_column += 1;
+    }
+
+    fn begin_cell(&mut self, kind: &[u8]) {
+        self.has_cells = true;
+        self.columns[self.next_column].push(&mut self.buffer, &self.digits, kind);
+    }
+
+    fn push_int(&mut self, value: i64) {
+        self.begin_cell(NUMBER);
+        push_int(&mut self.buffer, value);
+        self.buffer.extend_from_slice(END_VALUE);
+    }
+
+    fn push_number(&mut self, value: impl std::fmt::Display) {
+        self.begin_cell(NUMBER);
+        write!(self.buffer, "{value}").expect("writing to memory cannot fail");
+        self.buffer.extend_from_slice(END_VALUE);
+    }
+
+    fn push_moment(&mut self, cell: Cell<'_>, serial: Option<f64>) {
+        match serial {
+            Some(serial) => self.push_number(serial),
+            None => self.push_as_text(cell, Some(Adjustment::DateAsText)),
+        }
+    }
+
+    fn push_numeric(&mut self, cell: Cell<'_>) {
+        let text = self.text_of(cell);
+        if let Some(decimal) = serial::held_decimal(&text) {
+            self.begin_cell(NUMBER);
+            self.buffer.extend_from_slice(decimal);
+            self.buffer.extend_from_slice(END_VALUE);
+            self.scratch = text;
+        } else {
+            self.push_ascii(text, Some(Adjustment::NumberAsText));
+        }
+    }
+
+    fn push_as_text(&mut self, cell: Cell<'_>, adjustment: Option<Adjustment>) {
+        let text = self.text_of(cell);
+        self.push_ascii(text, adjustment);
+    }
+
+    /// The text of a cell in the scratch buffer, to be given back.
+    fn text_of(&mut self, cell: Cell<'_>) -> Vec<u8> {
+        let mut text = std::mem::take(&mut self.scratch);
+        text.clear();
+        push_text(&mut text, cell, &mut self.zone);
+        text
+    }
+
+    fn push_ascii(&mut self, text: Vec<u8>, adjustment: Option<Adjustment>) {
+        self.push_string(str::from_utf8(&text).expect("only text and JSON are not ASCII"));
+        if let Some(adjustment) = adjustment {
+            self.count(adjustment);
+        }
+        self.scratch = text;
+    }
+
+    fn push_string(&mut self, text: &str) {
+        self.begin_cell(STRING);
+        let pushed = push_inline(&mut self.buffer, text);
+        if pushed.cut {
+            self.count(Adjustment::TextCut);
+        }
+        if pushed.escaped {
+            self.count(Adjustment::CharacterEscaped);
+        }
+    }
+
+    fn count(&mut self, adjustment: Adjustment) {
+        *self.adjusted.entry(adjustment).or_default() += 1;
+    }
+}
+
+/// What stands around the row's number in a column's cells.
+#[derive(Debug)]
+struct Markup {
+    /// `<c r="AB`
+    start: Vec<u8>,
+    /// `"` or `" s="3"`
+    style: Vec<u8>,
+}
+
+impl Markup {
+    fn new(column: u16, style: u32) -> Self {
+        let start = format!("<c r=\"{}", column_number_to_name(column));
+        let style = if style == 0 { "\"".to_owned() } else { format!("\" s=\"{style}\"") };
+        Self { start: start.into_bytes(), style: style.into_bytes() }
+    }
+
+    fn push(&self, out: &mut Vec<u8>, row: &[u8], kind: &[u8]) {
+        out.extend_from_slice(&self.start);
+        out.extend_from_slice(row);
+        out.extend_from_slice(&self.style);
+        out.extend_from_slice(kind);
+    }
+}
+
+/// What had to be done to a text.
+#[derive(Debug, Clone, Copy)]
+struct Pushed {
+    cut: bool,
+    escaped: bool,
+}
+
+/// Appends the rest of a cell that was begun as a [`STRING`].
+fn push_inline(out: &mut Vec<u8>, text: &str) -> Pushed {
+    let kept = markup::cut(text);
+    let preserve = markup::needs_preserving(kept);
+    out.extend_from_slice(if preserve { b" xml:space=\"preserve\">" } else { b">" });
+    let escaped = markup::push_escaped(out, kept);
+    out.extend_from_slice(END_STRING);
+    Pushed { cut: kept.len() < text.len(), escaped }
+}
