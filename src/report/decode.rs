@@ -198,3 +198,121 @@ pub enum DecodeError {
     #[error("time lies outside of a day")]
     Time,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::writer::{Column, Format, Options, Reader, open};
+
+    const ALL: [Decoder; 17] = [
+        Decoder::Bool,
+        Decoder::Int2,
+        Decoder::Int4,
+        Decoder::Int8,
+        Decoder::Oid,
+        Decoder::Float4,
+        Decoder::Float8,
+        Decoder::Numeric,
+        Decoder::Text,
+        Decoder::Json,
+        Decoder::Jsonb,
+        Decoder::Bytea,
+        Decoder::Date,
+        Decoder::Timestamp,
+        Decoder::TimestampTz,
+        Decoder::Time,
+        Decoder::Uuid,
+    ];
+
+    #[test]
+    fn null_is_null_for_every_type() {
+        for decoder in ALL {
+            assert_eq!(decoder.decode(None), Ok(Cell::Null));
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_length_is_refused() {
+        let lengths = [1, 2, 4, 8, 4, 4, 8, 8, 0, 0, 1, 0, 4, 8, 8, 8, 16];
+        for (decoder, length) in ALL.into_iter().zip(lengths) {
+            for wrong in (0..=17).filter(|&wrong| wrong != length) {
+                let raw = vec![0; wrong];
+                let read = decoder.decode(Some(&raw));
+                match decoder {
+                    Decoder::Text | Decoder::Json | Decoder::Bytea => assert!(read.is_ok()),
+                    Decoder::Jsonb if wrong > 0 => {
+                        assert_eq!(read, Err(DecodeError::JsonbVersion { version: 0 }));
+                    }
+                    _ => assert_eq!(read, Err(DecodeError::Length { decoder, length: wrong })),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_server_never_sends_is_refused() {
+        let numeric = |sign: u16, digit: u16| {
+            [1, 0, sign, 0, digit].into_iter().flat_map(u16::to_be_bytes).collect::<Vec<u8>>()
+        };
+        for (decoder, raw, error) in [
+            (Decoder::Text, vec![0xFF], DecodeError::Utf8 { decoder: Decoder::Text }),
+            (Decoder::Json, vec![0xC3], DecodeError::Utf8 { decoder: Decoder::Json }),
+            (Decoder::Jsonb, b"\x02{}".to_vec(), DecodeError::JsonbVersion { version: 2 }),
+            (Decoder::Numeric, numeric(1, 0), DecodeError::NumericSign { sign: 1 }),
+            (Decoder::Numeric, numeric(0, 10_000), DecodeError::NumericDigit),
+            (Decoder::Time, (LAST_TIME + 1).to_be_bytes().to_vec(), DecodeError::Time),
+            (Decoder::Time, (-1_i64).to_be_bytes().to_vec(), DecodeError::Time),
+        ] {
+            assert_eq!(decoder.decode(Some(&raw)), Err(error));
+        }
+    }
+
+    #[test]
+    fn other_types_are_left_to_the_server() {
+        // "char", interval, inet, timetz, money, text[], record
+        for oid in [18, 1186, 869, 1266, 790, 1009, 2249, 0] {
+            assert_eq!(Decoder::for_oid(oid), None);
+        }
+    }
+
+    proptest! {
+        /// Whatever the bytes, they are refused or can be written in every format.
+        #[test]
+        fn bytes_are_refused_or_written(
+            decoder in prop::sample::select(ALL.as_slice()),
+            mut raw in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..24),
+                prop::collection::vec(any::<u8>(), 4),
+                prop::collection::vec(any::<u8>(), 8),
+                prop::collection::vec(any::<u8>(), 16),
+            ],
+            fits in any::<bool>(),
+        ) {
+            if fits && decoder == Decoder::Numeric && raw.len() >= 8 {
+                raw.truncate(raw.len() / 2 * 2);
+                raw[0] = 0;
+                raw[1] = (raw.len() / 2 - 4) as u8;
+                raw[4..6].copy_from_slice(&[0x40, 0]);
+                raw[8..].iter_mut().step_by(2).for_each(|digit| *digit %= 39);
+            }
+            let Ok(cell) = decoder.decode(Some(&raw)) else { return Ok(()) };
+            for (format, reader) in [
+                (Format::Csv, Reader::Machine),
+                (Format::Csv, Reader::Spreadsheet),
+                (Format::Xlsx, Reader::Spreadsheet),
+            ] {
+                let (name, label) = ("c".to_owned(), "C".to_owned());
+                let kind = decoder.kind();
+                let column = Column { name, label, kind, number_format: None, width: None };
+                let time_zone = chrono_tz::Tz::America__St_Johns;
+                let options = Options { reader, time_zone, ..Options::default() };
+                let mut file = open(format, vec![column], options, std::io::sink()).unwrap();
+                file.cell(cell).unwrap();
+                file.end_row().unwrap();
+                prop_assert_eq!(file.finish(None).unwrap().rows, 1);
+            }
+        }
+    }
+}

@@ -173,6 +173,9 @@ const TABLE_END: i64 = 2_100;
 /// are remembered. A day is remembered when its first and last second have the same offset; no
 /// zone has ever had two transitions within 24 hours (in tzdata 2025b the least is 95 hours), so
 /// such a day has none.
+///
+/// The offsets are those of the database built into this program (`chrono-tz`). A server built
+/// with the older "backzone" data shows other ones for some zones before 1970.
 #[derive(Debug)]
 pub(super) struct Zone {
     zone: Tz,
