@@ -13,12 +13,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Settings, command_services, note, operator, say, say_json, table};
 use crate::report::definition::Definition;
+use crate::report::error::ReportError;
 use crate::report::parameters::{Parameter, ParameterType};
 use crate::report::pipeline::{Destination, Watch};
 use crate::report::{self, Limits, Order, Presentation};
 use crate::service::reports::CatalogueEntry;
 use crate::service::{ServiceError, Services};
-use crate::writer::{Format, Reader};
+use crate::writer::{Format, Reader, WriteError};
 
 /// List, check, sync and run reports
 #[derive(Debug, Args)]
@@ -258,7 +259,11 @@ async fn export(
         () = stopping => unreachable!("it waits for ever"),
     };
     bar.finish_and_clear();
-    exported.map_err(|error| anyhow::anyhow!("{}", error.public_message()))
+    exported.map_err(|error| match error {
+        // Whoever read standard output has seen enough.
+        ReportError::Write(WriteError::Io(error)) => error.into(),
+        error => anyhow::anyhow!("{}", error.public_message()),
+    })
 }
 
 fn format_of(output: &std::path::Path) -> Format {

@@ -16,8 +16,8 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::{
-    Arguments, AssertSqlSafe, Column as _, Connection, Executor, PgConnection, SqlSafeStr,
-    Statement, TypeInfo,
+    Arguments, AssertSqlSafe, Column as _, ConnectOptions, Connection, Executor, PgConnection,
+    SqlSafeStr, Statement, TypeInfo,
 };
 
 use super::decode::Decoder;
@@ -95,8 +95,10 @@ pub struct SourceColumn {
 impl ReportDatabase {
     /// Reports are read with these options.
     pub fn new(options: PgConnectOptions) -> Self {
-        // A report's statement is run once: caching it would only cost memory.
-        Self { options: options.statement_cache_capacity(0) }
+        // A report's statement is run once: caching it would only cost memory. And it is slow by
+        // nature: sqlx would log its whole text as a warning.
+        let options = options.statement_cache_capacity(0).disable_statement_logging();
+        Self { options }
     }
 
     /// Connects and begins the transaction. `name` is what `pg_stat_activity` shows.
