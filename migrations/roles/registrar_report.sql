@@ -29,6 +29,17 @@ exception when sqlstate 'XX000' then
 end
 $$;
 
+-- Only a superuser may limit this; elsewhere an administrator should.
+do $$
+begin
+    alter role registrar_report set temp_file_limit = '10GB';
+exception when insufficient_privilege then
+    raise notice 'temp_file_limit of registrar_report is left as it is: only a superuser sets it';
+          when sqlstate 'XX000' then
+    null;
+end
+$$;
+
 -- To see and end its backends: pg_cancel_backend and pg_stat_activity ask for this.
 do $$
 begin

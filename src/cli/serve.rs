@@ -92,32 +92,35 @@ pub async fn run_parts(
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let api = async {
-        let Some(listener) = listener else { return Ok(()) };
+    let mut others = tokio::task::JoinSet::new();
+    if let Some(listener) = listener {
         let state = ApiState::new(services.clone(), metrics, shutdown.clone());
-        let served = api::serve(listener, state).await.context("serve the API");
+        let ended = shutdown.clone().drop_guard();
+        others.spawn(async move {
+            let served = api::serve(listener, state).await.context("serve the API");
+            drop(ended);
+            served
+        });
+    }
+    if parts.contains(&Part::Scheduler) {
+        let (db, shutdown) = (services.db.clone(), shutdown.clone());
+        let ended = shutdown.clone().drop_guard();
+        others.spawn(async move {
+            let ran = scheduler::run(db, shutdown).await;
+            drop(ended);
+            ran
+        });
+    }
+    // On this task: the queue's workers cannot be moved to another. What they run is spawned.
+    let mut outcome = Ok(());
+    if parts.contains(&Part::Worker) {
+        outcome = worker::run(services, shutdown.clone()).await;
         shutdown.cancel();
-        served
-    };
-    let worker = async {
-        if !parts.contains(&Part::Worker) {
-            return Ok(());
-        }
-        let ran = worker::run(services.clone(), shutdown.clone()).await;
-        shutdown.cancel();
-        ran
-    };
-    let scheduler = async {
-        if !parts.contains(&Part::Scheduler) {
-            return Ok(());
-        }
-        let ran = scheduler::run(services.db.clone(), shutdown.clone()).await;
-        shutdown.cancel();
-        ran
-    };
-    // On one task: the queue's workers cannot be moved to another. What they run is spawned.
-    let (api, worker, scheduler) = tokio::join!(api, Box::pin(worker), scheduler);
-    api.and(worker).and(scheduler)
+    }
+    while let Some(ended) = others.join_next().await {
+        outcome = outcome.and(ended.context("a part of the service panicked").flatten());
+    }
+    outcome
 }
 
 /// SIGTERM or SIGINT ends the service in order; a second one ends it at once, and leases do the

@@ -56,7 +56,7 @@ pub enum MaintenanceTicket {
 pub async fn enqueue_execution(
     connection: &mut PgConnection,
     execution_id: i64,
-    delay_secs: u64,
+    delay_secs: u128,
 ) -> Result<(), sqlx::Error> {
     let ticket = ReportTicket { execution_id };
     let ticket_id = push(connection, Queue::Reports, &ticket, delay_secs).await?;
@@ -78,7 +78,7 @@ async fn push<T: Serialize + Sync>(
     connection: &mut PgConnection,
     queue: Queue,
     ticket: &T,
-    delay_secs: u64,
+    delay_secs: u128,
 ) -> Result<String, sqlx::Error> {
     // Written by hand and not by `apalis_postgres::queries::push_tasks`, because that takes
     // `run_at` from the clock of this machine: a worker whose clock is behind the server's would

@@ -98,8 +98,10 @@ pub enum ServiceError {
 impl From<sqlx::Error> for ServiceError {
     fn from(error: sqlx::Error) -> Self {
         let gone = match &error {
+            // Connection, resources, shutdown; then what a moment later would have worked: a
+            // deadlock, a conflict, a lock held for too long.
             sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-                code.starts_with("08") || code.starts_with("57P") || code.starts_with("53")
+                ["08", "53", "57P", "40", "55P03"].iter().any(|class| code.starts_with(class))
             }),
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)

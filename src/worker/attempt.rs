@@ -478,7 +478,8 @@ async fn end_with_error(
         let pause = retry_pause(context, claimed.failed_attempts);
         let secs = pause.as_secs_f64();
         if executions::retry_later(&mut tx, id, attempt, code, &message, secs).await? {
-            queue::enqueue_execution(&mut tx, id, pause.as_secs().max(1)).await?;
+            // Rounded up: a ticket that comes before `run_at` finds nothing to claim.
+            queue::enqueue_execution(&mut tx, id, pause.as_millis().div_ceil(1000)).await?;
             record(&mut tx, claimed, "execution.retried", details).await?;
         }
     } else if executions::fail(&mut tx, id, attempt, code, &message).await? {

@@ -16,7 +16,7 @@ use crate::queue;
 
 /// A worker whose lock is free and that was not seen for this long is gone. Longer than a
 /// reconnect takes, shorter than anybody's patience.
-pub const LOCK_GRACE_SECS: i32 = 4;
+pub const LOCK_GRACE_SECS: i32 = 3;
 /// A ticket that was not answered for this long is lost; a doubled one does no harm.
 const TICKET_SECS: i32 = 30;
 /// Rows settled in one transaction.
