@@ -1,4 +1,7 @@
 //! The one integration binary: folders and files are named after `src`.
 
+mod support;
+
 mod postgres;
+mod worker;
 mod writer;

@@ -1,0 +1,37 @@
+//! What tests stand on: a [`TestApp`] with a database and a store of its own, and faults.
+//!
+//! A test names only what matters to it; everything else has a default. Nothing is shared
+//! between tests, so they run in parallel, each in a process of its own or all in one.
+
+pub mod app;
+pub mod database;
+pub mod process;
+pub mod proxy;
+pub mod s3;
+pub mod worker;
+
+use std::time::{Duration, Instant};
+
+pub use app::TestApp;
+
+/// How often a state that nobody announces is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Looks until `look` finds something. Every wait of a test is on a state, and has an end.
+///
+/// # Panics
+/// When nothing was found within `limit`.
+pub async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

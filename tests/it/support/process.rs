@@ -1,0 +1,125 @@
+//! The real binary as a child process, to be killed, paused and measured.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use registrar::config::Config;
+use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// How long a process may take to end after SIGTERM or SIGKILL.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running `registrar`.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Working directory, so that no `registrar.toml` of the checkout is read, and log.
+    folder: TempDir,
+}
+
+impl Process {
+    /// Runs `registrar` with these arguments and settings.
+    pub fn start(config: &Config, arguments: &[&str]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_registrar"));
+        command.args(arguments).envs(environment(config)).current_dir(folder.path());
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Self { child: command.spawn().unwrap(), folder }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal: `KILL`, `STOP`, `CONT`, `TERM`.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Kills it and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("the end of registrar", END_LIMIT, async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The largest memory that it ever had resident.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let path = PathBuf::from(format!("/proc/{}/status", self.pid()));
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kib: u64 = line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap();
+        kib * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_running() {
+            self.signal(Signal::KILL);
+            self.child.wait().unwrap();
+        }
+        if std::thread::panicking() {
+            eprintln!("log of registrar {}:\n{}", self.pid(), self.log());
+        }
+    }
+}
+
+/// The settings that tests change, as the environment of a process.
+fn environment(config: &Config) -> Vec<(String, String)> {
+    let Config { database, http, store, worker, report, idempotency: _, log } = config;
+    let secret = |secret: &Option<secrecy::SecretString>| {
+        secret.as_ref().map(|secret| secret.expose_secret().to_owned())
+    };
+    let settings: [(&str, Option<String>); 25] = [
+        ("DATABASE__URL", secret(&database.url)),
+        ("DATABASE__REPORT_URL", secret(&database.report_url)),
+        ("DATABASE__REPORT_PASSWORD", secret(&database.report_password)),
+        ("DATABASE__MAX_CONNECTIONS", Some(database.max_connections.to_string())),
+        ("DATABASE__ACQUIRE_TIMEOUT_SECS", Some(database.acquire_timeout_secs.to_string())),
+        ("HTTP__LISTEN", Some(http.listen.to_string())),
+        ("STORE__URL", Some(store.url.clone())),
+        ("STORE__ENDPOINT", store.endpoint.clone()),
+        ("STORE__REGION", store.region.clone()),
+        ("STORE__ACCESS_KEY_ID", store.access_key_id.clone()),
+        ("STORE__SECRET_ACCESS_KEY", secret(&store.secret_access_key)),
+        ("STORE__ALLOW_HTTP", Some(store.allow_http.to_string())),
+        ("STORE__PART_BYTES", Some(store.part_bytes.to_string())),
+        ("STORE__RETRY_SECS", Some(store.retry_secs.to_string())),
+        ("WORKER__CONCURRENCY", Some(worker.concurrency.to_string())),
+        ("WORKER__LEASE_SECS", Some(worker.lease_secs.to_string())),
+        ("WORKER__REAP_INTERVAL_MS", Some(worker.reap_interval_ms.to_string())),
+        ("WORKER__SHUTDOWN_GRACE_SECS", Some(worker.shutdown_grace_secs.to_string())),
+        ("WORKER__RETRY_BASE_MS", Some(worker.retry_base_ms.to_string())),
+        ("REPORT__TEMPLATES_DIR", Some(report.templates_dir.display().to_string())),
+        ("REPORT__TIMEOUT_SECS", Some(report.timeout_secs.to_string())),
+        ("REPORT__MAX_ROWS", Some(report.max_rows.to_string())),
+        ("REPORT__MAX_BYTES", Some(report.max_bytes.to_string())),
+        ("REPORT__MAX_ATTEMPTS", Some(report.max_attempts.to_string())),
+        ("LOG__FILTER", Some(log.filter.clone())),
+    ];
+    let given = settings.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    given.map(|(key, value)| (format!("REGISTRAR__{key}"), value)).collect()
+}

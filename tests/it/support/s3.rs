@@ -1,0 +1,188 @@
+//! A real S3 server on a real socket, in this process, which can fail on demand.
+//!
+//! It runs on a thread and a runtime of its own: stopping it ends every connection at once, as if
+//! the machine were gone, and it comes back on the same port with what was stored.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// The only bucket.
+pub const BUCKET: &str = "results";
+/// Keys of its only account.
+pub const ACCESS_KEY: &str = "tests";
+/// See [`ACCESS_KEY`].
+pub const SECRET_KEY: &str = "secret-of-the-tests";
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Write an object in one request.
+    Put,
+    /// Begin a multipart upload.
+    BeginUpload,
+    /// Send a part.
+    UploadPart,
+    /// Make a multipart upload visible.
+    CompleteUpload,
+    /// Take a multipart upload back.
+    AbortUpload,
+    /// Read an object, or list.
+    Get,
+    /// Anything else.
+    Other,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is refused, with a status that no client tries again.
+    Refuse,
+    /// It is answered with "try again later", once.
+    Busy,
+    /// It is never answered.
+    Hang,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// Fault, operation, and at which request of that operation from now on; counts down.
+    faults: Vec<(Fault, Operation, u32)>,
+    seen: Vec<Operation>,
+}
+
+/// The server, running or stopped.
+#[derive(Debug)]
+pub struct S3Server {
+    root: TempDir,
+    address: SocketAddr,
+    plan: Arc<Mutex<Plan>>,
+    running: Option<Runtime>,
+}
+
+impl S3Server {
+    /// Starts a server with an empty bucket on a free port.
+    pub fn start() -> Self {
+        let root = TempDir::new().unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { root, address, plan: Arc::default(), running: None };
+        server.start_again();
+        server
+    }
+
+    /// Starts a stopped server, on the port that it had.
+    pub fn start_again(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("s3")
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = std::net::TcpListener::bind(self.address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        self.address = listener.local_addr().unwrap();
+        let router = router(self.root.path(), &self.plan);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, router).await.unwrap();
+        });
+        self.running = Some(runtime);
+    }
+
+    /// Ends the server and all its connections.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.running.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Lets the `nth` request from now (1 is the next) of a kind meet a fault.
+    pub fn fail(&self, fault: Fault, operation: Operation, nth: u32) {
+        self.plan.lock().unwrap().faults.push((fault, operation, nth));
+    }
+
+    /// How many requests of a kind came in.
+    pub fn count(&self, operation: Operation) -> usize {
+        self.plan.lock().unwrap().seen.iter().filter(|seen| **seen == operation).count()
+    }
+
+    /// Parts of uploads that were neither completed nor aborted.
+    pub fn leftover_parts(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".upload")).collect()
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn router(root: &Path, plan: &Arc<Mutex<Plan>>) -> axum::Router {
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
+    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let (service, plan) = (builder.build(), Arc::clone(plan));
+    axum::Router::new().fallback(move |request: Request| {
+        let (service, plan) = (service.clone(), Arc::clone(&plan));
+        async move {
+            let fault = plan.lock().unwrap().meet(operation(&request));
+            match fault {
+                None => answer(&service, request).await,
+                Some(Fault::Refuse) => StatusCode::FORBIDDEN.into_response(),
+                Some(Fault::Busy) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                Some(Fault::Hang) => std::future::pending().await,
+            }
+        }
+    })
+}
+
+async fn answer(service: &S3Service, request: Request) -> Response {
+    match service.call(request.map(s3s::Body::http_body_unsync)).await {
+        Ok(response) => response.map(Body::new),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")).into_response(),
+    }
+}
+
+impl Plan {
+    fn meet(&mut self, operation: Operation) -> Option<Fault> {
+        self.seen.push(operation);
+        for (_, of, left) in &mut self.faults {
+            if *of == operation {
+                *left = left.saturating_sub(1);
+            }
+        }
+        let due = self.faults.iter().position(|(_, of, left)| *of == operation && *left == 0)?;
+        Some(self.faults.remove(due).0)
+    }
+}
+
+fn operation(request: &Request) -> Operation {
+    let query = request.uri().query().unwrap_or_default();
+    match *request.method() {
+        Method::PUT if query.contains("partNumber=") => Operation::UploadPart,
+        Method::PUT => Operation::Put,
+        Method::POST if query.contains("uploadId=") => Operation::CompleteUpload,
+        Method::POST if query.starts_with("uploads") => Operation::BeginUpload,
+        Method::DELETE if query.contains("uploadId=") => Operation::AbortUpload,
+        Method::GET => Operation::Get,
+        _ => Operation::Other,
+    }
+}
