@@ -19,14 +19,14 @@ pub mod source;
 pub mod sql;
 
 use crate::config::ReportConfig;
-use crate::db::executions::Backend;
 use crate::writer::{Column, Format, Options, Reader};
 use definition::{Definition, OnLimit};
 use error::ReportError;
 use parameters::BoundParameters;
 use pipeline::{Ceiling, Destination, Layout, Watch, Written};
 use source::{
-    CheckedQuery, Estimate, ReportDatabase, Session, SessionLimits, Snapshot, SourceColumn,
+    CheckedQuery, Estimate, ReportDatabase, ServerProcess, Session, SessionLimits, Snapshot,
+    SourceColumn,
 };
 
 /// One run of a report.
@@ -175,7 +175,7 @@ pub async fn check(
 
 impl Opened {
     /// The server process that will run the query: who ends it, ends the run.
-    pub fn backend(&self) -> Backend {
+    pub fn backend(&self) -> ServerProcess {
         self.session.backend()
     }
 

@@ -23,7 +23,6 @@ use sqlx::{
 use super::decode::Decoder;
 use super::error::ReportError;
 use super::parameters::Value;
-use crate::db::executions::Backend;
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,8 +50,18 @@ pub struct SessionLimits {
 #[derive(Debug)]
 pub struct Session {
     connection: PgConnection,
-    backend: Backend,
+    backend: ServerProcess,
     snapshot: Snapshot,
+}
+
+/// The process of the server that works for a connection. The start tells it from a later one
+/// that was given the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerProcess {
+    /// Its number on the server.
+    pub pid: i32,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
 }
 
 /// What the transaction sees.
@@ -113,7 +122,7 @@ impl ReportDatabase {
                 .map_err(|_| ReportError::Unavailable(sqlx::Error::PoolTimedOut))??;
         connection.execute("begin transaction isolation level repeatable read, read only").await?;
         configure(&mut connection, limits).await?;
-        let (backend_pid, backend_start, taken_at, lsn) = sqlx::query_as(
+        let (pid, started_at, taken_at, lsn) = sqlx::query_as(
             "select pg_backend_pid(),
                     (select backend_start from pg_stat_activity where pid = pg_backend_pid()),
                     now(),
@@ -124,7 +133,7 @@ impl ReportDatabase {
         .await?;
         Ok(Session {
             connection,
-            backend: Backend { backend_pid, backend_start },
+            backend: ServerProcess { pid, started_at },
             snapshot: Snapshot { taken_at, lsn },
         })
     }
@@ -158,7 +167,7 @@ async fn configure(
 
 impl Session {
     /// The server process of this connection.
-    pub fn backend(&self) -> Backend {
+    pub fn backend(&self) -> ServerProcess {
         self.backend
     }
 

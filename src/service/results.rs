@@ -1,7 +1,6 @@
 //! Results: rights are checked at the moment of the download, and each download is recorded.
 
 use bytes::Bytes;
-use object_store::GetRange;
 use serde_json::json;
 
 use super::executions::typed;
@@ -10,7 +9,7 @@ use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Execution, Status};
 use crate::store::key::execution_folder;
-use crate::store::{AttemptKey, ObjectKey, Reading};
+use crate::store::{AttemptKey, ByteRange, ObjectKey, ObjectPath, Reading};
 use crate::writer::Format;
 
 /// Results deleted in one pass; the next pass comes soon.
@@ -27,7 +26,7 @@ pub struct ResultFile {
     pub size_bytes: u64,
     /// SHA-256 of the whole file, in hex.
     pub sha256: String,
-    path: object_store::path::Path,
+    path: ObjectPath,
 }
 
 impl Services {
@@ -56,7 +55,7 @@ impl Services {
             format,
             size_bytes: u64::try_from(size).unwrap_or_default(),
             sha256: sha256.clone(),
-            path: object_store::path::Path::from(path.as_str()),
+            path: ObjectPath::from(path.as_str()),
         })
     }
 
@@ -67,7 +66,7 @@ impl Services {
     pub async fn read_result(
         &self,
         file: &ResultFile,
-        range: Option<GetRange>,
+        range: Option<ByteRange>,
     ) -> Result<Reading, ServiceError> {
         Ok(self.store.read(&file.path, range).await?)
     }

@@ -3,8 +3,6 @@
 use chrono::{DateTime, Datelike, Utc};
 use object_store::path::Path;
 
-use crate::writer::Format;
-
 /// An object in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectKey<'a> {
@@ -12,8 +10,8 @@ pub enum ObjectKey<'a> {
     Result {
         /// Which attempt.
         attempt: AttemptKey<'a>,
-        /// Extension of the file.
-        format: Format,
+        /// Extension of the file, without the first dot.
+        extension: &'a str,
     },
     /// What the file holds and how it was made.
     Manifest(AttemptKey<'a>),
@@ -49,8 +47,8 @@ impl ObjectKey<'_> {
     /// Where the object is.
     pub fn path(&self) -> Path {
         Path::from(match self {
-            Self::Result { attempt, format } => {
-                format!("{}/{}.{}", attempt.folder(), attempt.slug, format.extension())
+            Self::Result { attempt, extension } => {
+                format!("{}/{}.{extension}", attempt.folder(), attempt.slug)
             }
             Self::Manifest(attempt) => {
                 format!("{}/{}.manifest.json", attempt.folder(), attempt.slug)
@@ -69,7 +67,7 @@ mod tests {
         let created_at = DateTime::from_timestamp(1_772_323_200, 0).expect("a time");
         let attempt = AttemptKey { created_at, execution: 71, attempt: 2, slug: "gpa-ranking" };
         assert_eq!(
-            ObjectKey::Result { attempt, format: Format::Csv }.path().to_string(),
+            ObjectKey::Result { attempt, extension: "csv" }.path().to_string(),
             "results/2026/03/71/2/gpa-ranking.csv"
         );
         assert_eq!(

@@ -14,11 +14,10 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore,
-    ObjectStoreExt, RetryConfig,
+    BackoffConfig, ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt,
+    RetryConfig,
 };
 use secrecy::ExposeSecret;
 
@@ -26,6 +25,11 @@ use crate::config::StoreConfig;
 
 pub mod key;
 mod upload;
+
+/// Bytes of an object to read: from, up to, or the last so many.
+pub use object_store::GetRange as ByteRange;
+/// Where an object is.
+pub use object_store::path::Path as ObjectPath;
 
 pub use key::{AttemptKey, ObjectKey};
 pub use upload::Upload;
@@ -38,14 +42,14 @@ pub enum StoreError {
     Settings(String),
     /// No object has this key.
     #[error("no object `{0}`")]
-    NotFound(Path),
+    NotFound(ObjectPath),
     /// The store refused or did not answer.
     #[error("the object store failed to {action} `{path}`")]
     Request {
         /// What was asked.
         action: &'static str,
         /// Of which object.
-        path: Path,
+        path: ObjectPath,
         /// Why.
         #[source]
         source: object_store::Error,
@@ -53,7 +57,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn request(action: &'static str, path: &Path, source: object_store::Error) -> Self {
+    fn request(action: &'static str, path: &ObjectPath, source: object_store::Error) -> Self {
         match source {
             object_store::Error::NotFound { .. } => Self::NotFound(path.clone()),
             source => Self::Request { action, path: path.clone(), source },
@@ -92,7 +96,7 @@ impl Store {
     }
 
     /// Starts an upload. Nothing is visible before [`Upload::complete`].
-    pub fn upload(&self, path: Path) -> Upload {
+    pub fn upload(&self, path: ObjectPath) -> Upload {
         Upload::new(Arc::clone(&self.inner), path)
     }
 
@@ -100,7 +104,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Request`]
-    pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+    pub async fn put(&self, path: &ObjectPath, bytes: Bytes) -> Result<(), StoreError> {
         let put = self.inner.put(path, bytes.into()).await;
         put.map(|_| ()).map_err(|error| StoreError::request("write", path, error))
     }
@@ -109,7 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Request`]
-    pub async fn get(&self, path: &Path) -> Result<Bytes, StoreError> {
+    pub async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError> {
         let failed = |error| StoreError::request("read", path, error);
         self.inner.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
     }
@@ -118,7 +122,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Request`]
-    pub async fn head(&self, path: &Path) -> Result<ObjectMeta, StoreError> {
+    pub async fn head(&self, path: &ObjectPath) -> Result<ObjectMeta, StoreError> {
         self.inner.head(path).await.map_err(|error| StoreError::request("find", path, error))
     }
 
@@ -126,7 +130,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Request`]
-    pub async fn read(&self, path: &Path, range: Option<GetRange>) -> Result<Reading, StoreError> {
+    pub async fn read(
+        &self,
+        path: &ObjectPath,
+        range: Option<ByteRange>,
+    ) -> Result<Reading, StoreError> {
         let options = GetOptions { range, ..GetOptions::default() };
         let result = self
             .inner
@@ -140,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Request`]
-    pub async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+    pub async fn delete(&self, path: &ObjectPath) -> Result<(), StoreError> {
         match self.inner.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(StoreError::request("delete", path, error)),
@@ -152,7 +160,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Request`]
     pub async fn list(&self, folder: &str) -> Result<Vec<ObjectMeta>, StoreError> {
-        let path = Path::from(folder);
+        let path = ObjectPath::from(folder);
         self.inner
             .list(Some(&path))
             .try_collect()

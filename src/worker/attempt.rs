@@ -26,7 +26,7 @@ use crate::report::pipeline::{Destination, Watch};
 use crate::report::{self, Exported, Limits, Order, Presentation};
 use crate::service::results::file_name;
 use crate::store::key::execution_folder;
-use crate::store::{AttemptKey, ObjectKey};
+use crate::store::{AttemptKey, ObjectKey, ObjectPath};
 
 /// How often a running attempt looks whether it may go on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ enum StopReason {
 /// A finished file, not yet published.
 struct Finished {
     exported: Exported,
-    path: object_store::path::Path,
+    path: ObjectPath,
     expires_after_days: i32,
 }
 
@@ -165,13 +165,14 @@ async fn work(
         () = watch.stop.cancelled() => return Err(ReportError::Stopped),
     };
     // Before the query runs, so that a cancel from any process can end it.
-    let noted =
-        executions::note_backend(&services.db, claimed.id, claimed.attempt, opened.backend()).await;
+    let process = opened.backend();
+    let backend = Backend { backend_pid: process.pid, backend_start: process.started_at };
+    let noted = executions::note_backend(&services.db, claimed.id, claimed.attempt, backend).await;
     if !noted.map_err(ReportError::Unavailable)? {
         return Err(ReportError::Stopped);
     }
     let key = attempt_key(&claimed, &definition);
-    let path = ObjectKey::Result { attempt: key, format: order.format }.path();
+    let path = ObjectKey::Result { attempt: key, extension: order.format.extension() }.path();
     let mut destination = Destination::Store(services.store.upload(path.clone()));
     let exported =
         opened.export(&order, services.store.part_bytes(), &mut destination, &watch).await?;
@@ -537,7 +538,7 @@ async fn drop_files(context: &Context, claimed: &Claimed, which: FilesOf) {
             return;
         }
     };
-    let own = object_store::path::Path::from(format!("{folder}/{}", claimed.attempt));
+    let own = ObjectPath::from(format!("{folder}/{}", claimed.attempt));
     for object in objects {
         let is_own = object.location.prefix_matches(&own);
         if is_own != (which == FilesOf::ThisAttempt) {
