@@ -16,6 +16,7 @@ pub mod api;
 pub mod cli;
 pub mod queue;
 pub mod scheduler;
+pub mod schema;
 pub mod service;
 pub mod worker;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Settings, note};
-use crate::db;
+use crate::{db, schema};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub async fn run(command: HealthcheckCommand) -> anyhow::Result<ExitCode> {
     if command.database {
         let checked = tokio::time::timeout(TIMEOUT, async {
             let pool = db::connect(&config.database).await?;
-            anyhow::Ok(db::migrate::check_current(&pool).await?)
+            anyhow::Ok(schema::check_current(&pool).await?)
         });
         checked.await??;
         return Ok(ExitCode::SUCCESS);

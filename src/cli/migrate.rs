@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Settings, note, say, say_json, table};
-use crate::db::migrate::{self, MigrationState, REPORT_ROLE_SQL, ReportRole};
+use crate::schema::{self, MigrationState, REPORT_ROLE_SQL, ReportRole};
 use crate::{db, telemetry};
 
 /// Bring the schema up or down, or see where it stands
@@ -51,7 +51,7 @@ pub async fn run(command: MigrateCommand) -> anyhow::Result<ExitCode> {
     match command.verb {
         MigrateVerb::Status { json } => return status(&pool, json).await,
         MigrateVerb::Up => {
-            let role = migrate::up(&pool, config.database.report_password.as_ref()).await?;
+            let role = schema::up(&pool, config.database.report_password.as_ref()).await?;
             if role == ReportRole::NeedsAdministrator {
                 note(
                     "This user may not create the report role or its grants. \
@@ -63,7 +63,7 @@ pub async fn run(command: MigrateCommand) -> anyhow::Result<ExitCode> {
             note("The schema is current.");
         }
         MigrateVerb::Down { to } => {
-            migrate::down(&pool, to).await?;
+            schema::down(&pool, to).await?;
             note(format!("The schema is at version {to}."));
         }
     }
@@ -71,7 +71,7 @@ pub async fn run(command: MigrateCommand) -> anyhow::Result<ExitCode> {
 }
 
 async fn status(pool: &sqlx::PgPool, json: bool) -> anyhow::Result<ExitCode> {
-    let all = migrate::status(pool).await?;
+    let all = schema::status(pool).await?;
     if json {
         say_json(&all)?;
     } else {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use crate::api::{self, ApiState};
 use crate::service::Services;
-use crate::{db, scheduler, telemetry, worker};
+use crate::{scheduler, schema, telemetry, worker};
 
 /// Run the service until SIGTERM or SIGINT
 ///
@@ -56,7 +56,7 @@ pub async fn run(command: ServeCommand) -> anyhow::Result<ExitCode> {
     telemetry::init_logging(&config.log)?;
     let metrics = telemetry::init_metrics()?;
     let services = super::services(config).await?;
-    db::migrate::check_current(&services.db).await?;
+    schema::check_current(&services.db).await?;
     let parts = if command.only.is_empty() { Part::ALL.to_vec() } else { command.only };
     let shutdown = CancellationToken::new();
     end_on_signal(shutdown.clone())?;

@@ -16,7 +16,6 @@ pub mod audit;
 pub mod definitions;
 pub mod executions;
 pub mod idempotency;
-pub mod migrate;
 pub mod schedules;
 pub mod tokens;
 pub mod workers;

@@ -11,7 +11,7 @@ use sqlx::{PgConnection, PgPool};
 use ulid::Ulid;
 
 use crate::db::executions;
-use crate::db::migrate::SchemaError;
+use crate::schema::SchemaError;
 
 /// A queue. The names are stored in rows: they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

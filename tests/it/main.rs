@@ -2,6 +2,7 @@
 
 mod support;
 
+mod layers;
 mod postgres;
 mod worker;
 mod writer;

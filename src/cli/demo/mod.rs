@@ -12,8 +12,8 @@ use super::postgres::BinariesArgs;
 use super::serve::{self, Part};
 use super::{Settings, note};
 use crate::config::Config;
-use crate::db;
 use crate::postgres::{ClusterOptions, DataDir, PrivateCluster};
+use crate::schema;
 use crate::service::Services;
 use crate::telemetry;
 
@@ -125,7 +125,7 @@ async fn demonstrate(command: &DemoCommand, mut config: Config) -> anyhow::Resul
 
 async fn prepare(services: &Services, students: u32) -> anyhow::Result<()> {
     note("Bringing the schema up …");
-    db::migrate::up(&services.db, services.config.database.report_password.as_ref()).await?;
+    schema::up(&services.db, services.config.database.report_password.as_ref()).await?;
     if sample::is_loaded(&services.db).await? {
         note("The database has data already: using them.");
     } else {

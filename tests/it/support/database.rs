@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use registrar::db::migrate;
+use registrar::schema;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -140,7 +140,7 @@ async fn lock(server: &mut PgConnection, name: &str, function: &str) {
 async fn fill(url: &str, contents: Contents) {
     let options = PgConnectOptions::from_str(url).unwrap();
     let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.unwrap();
-    migrate::up(&pool, Some(&SecretString::from(REPORT_PASSWORD))).await.unwrap();
+    schema::up(&pool, Some(&SecretString::from(REPORT_PASSWORD))).await.unwrap();
     if contents == Contents::SampleData {
         let mut connection = pool.acquire().await.unwrap();
         load_sample_data(&mut connection, STUDENTS).await;
@@ -179,10 +179,10 @@ fn sample_data() -> Vec<(PathBuf, String)> {
 
 fn template_name(contents: Contents) -> String {
     let mut hash = Sha256::new();
-    for migration in migrate::MIGRATOR.iter() {
+    for migration in schema::MIGRATOR.iter() {
         hash.update(&*migration.checksum);
     }
-    hash.update(migrate::REPORT_ROLE_SQL);
+    hash.update(schema::REPORT_ROLE_SQL);
     // The queue's tables are made by a library; its version and our indexes are told from these.
     hash.update(include_str!("../../../src/queue/mod.rs"));
     hash.update(include_str!("../../../Cargo.lock"));

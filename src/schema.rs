@@ -7,13 +7,13 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, MigrationType, Migrator};
 use sqlx::{PgPool, Row};
 
-use super::sqlstate;
+use crate::db::sqlstate;
 
 /// Every migration of this binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
 /// What the report role may see: run after the migrations, whole.
-pub const REPORT_ROLE_SQL: &str = include_str!("../../migrations/roles/registrar_report.sql");
+pub const REPORT_ROLE_SQL: &str = include_str!("../migrations/roles/registrar_report.sql");
 
 /// The schema cannot be brought to where it should be.
 #[derive(Debug, thiserror::Error)]
