@@ -30,12 +30,6 @@ pub enum SchemaError {
         #[source]
         source: sqlx::Error,
     },
-    /// The queue's own migrations failed.
-    #[error(
-        "cannot create the queue's tables: they need CREATE on the database and the extensions \
-         hstore and pgcrypto"
-    )]
-    Queue(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// This binary was made for another schema.
     #[error("the schema is not the one this version works with: {0}; run `registrar migrate up`")]
     NotCurrent(String),
@@ -183,7 +177,9 @@ pub async fn up(
     pool: &PgPool,
     report_password: Option<&SecretString>,
 ) -> Result<ReportRole, SchemaError> {
-    crate::queue::create_tables(pool).await?;
+    let failed =
+        "create the queue's tables (this needs CREATE on the database, hstore and pgcrypto)";
+    crate::queue::create_tables(pool).await.map_err(SchemaError::statement(failed))?;
     MIGRATOR.run(pool).await?;
     prepare_report_role(pool, report_password).await
 }
@@ -199,7 +195,8 @@ pub async fn down(pool: &PgPool, target: i64) -> Result<(), SchemaError> {
     }
     MIGRATOR.undo(pool, target).await?;
     if target == 0 {
-        crate::queue::drop_tables(pool).await?;
+        let failed = SchemaError::statement("drop the queue's tables");
+        crate::queue::drop_tables(pool).await.map_err(failed)?;
     }
     Ok(())
 }

@@ -11,7 +11,6 @@ use sqlx::{PgConnection, PgPool};
 use ulid::Ulid;
 
 use crate::db::executions;
-use crate::schema::SchemaError;
 
 /// A queue. The names are stored in rows: they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,12 +98,13 @@ async fn push<T: Serialize + Sync>(
     Ok(id)
 }
 
-/// Runs the queue's own migrations and adds the indexes that its statements lack.
+/// Runs the queue's own migrations and adds the indexes that its statements lack. Needs CREATE on
+/// the database and the extensions hstore and pgcrypto.
 ///
 /// # Errors
-/// [`SchemaError`]
-pub async fn create_tables(pool: &PgPool) -> Result<(), SchemaError> {
-    PostgresStorage::<()>::setup(pool).await.map_err(|error| SchemaError::Queue(error.into()))?;
+/// The database's.
+pub async fn create_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
+    PostgresStorage::<()>::migrations().run(pool).await?;
     // The heartbeat of every worker looks for running rows: 127 ms at a million finished ones
     // without the first index. Pruning looks for old finished ones: the second.
     sqlx::raw_sql(
@@ -114,20 +114,16 @@ pub async fn create_tables(pool: &PgPool) -> Result<(), SchemaError> {
           where done_at is not null;",
     )
     .execute(pool)
-    .await
-    .map_err(SchemaError::statement("index the queue's tables"))?;
+    .await?;
     Ok(())
 }
 
 /// Drops the queue's tables. Nothing is lost: the reaper writes new tickets.
 ///
 /// # Errors
-/// [`SchemaError`]
-pub async fn drop_tables(pool: &PgPool) -> Result<(), SchemaError> {
-    sqlx::raw_sql("drop schema if exists apalis cascade")
-        .execute(pool)
-        .await
-        .map_err(SchemaError::statement("drop the queue's tables"))?;
+/// The database's.
+pub async fn drop_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("drop schema if exists apalis cascade").execute(pool).await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The longest slug, in characters, all of which are ASCII.
 pub const MAX_SLUG_LENGTH: usize = 100;
 
-/// The name of a definition in URLs, file names and object keys: `course-results`. Lower case
+/// The name of a definition in URLs, file names and object keys: `grade-results`. Lower case
 /// letters and digits in words joined by single hyphens, so that it is safe in all of these.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -67,6 +67,6 @@ impl fmt::Display for Slug {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be words of lower case letters and digits joined by hyphens, at most {MAX_SLUG_LENGTH} \
-     characters, like `course-results`"
+     characters, like `grade-results`"
 )]
 pub struct SlugError;
