@@ -50,7 +50,7 @@ enum ReportVerb {
     #[command(after_help = "\
 Examples:
   registrar report run gpa-ranking --format xlsx --output ranking.xlsx
-  registrar report run audit-log-extract -p from_day=2026-01-01 | head")]
+  registrar report run audit-log-extract -p from_date=2026-01-01 | head")]
     Run(RunArgs),
     /// Check every template with the server, as the report role
     #[command(after_help = "Example:\n  registrar report validate --templates report-templates")]
