@@ -1,24 +1,127 @@
-//! stub
-use crate::service::Services;
+//! HTTP, and nothing else: parse, call one service method, render. No SQL, no rules.
+//!
+//! Requests pass from the top of [`router`] to its bottom:
+//!
+//! | layer | what it does |
+//! |---|---|
+//! | [`trace::observe`] | trace id, span, access log, histogram |
+//! | [`error::render`] | bodies of problems |
+//! | [`limits::catch_panics`] | a panic is a 500, and the process goes on |
+//! | [`limits::shed`] | `/v1` only: too many at once is a 503 at once |
+//! | [`limits::time_out`] | `/v1` only: an answer that does not begin in time is a 503 |
+//! | body limit | a body too large is a 413 |
+//! | handler | caller (401), then path and query, then body, then the service (403, 404, …) |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-/// stub
-#[derive(Clone)]
-pub struct ApiState;
+use tower::ServiceBuilder;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::service::Services;
+
+mod cursor;
+mod docs;
+pub mod error;
+mod etag;
+mod executions;
+mod extract;
+mod limits;
+mod openapi;
+mod operations;
+mod prefer;
+mod query;
+mod range;
+mod reports;
+mod resources;
+mod results;
+mod server;
+mod submission;
+mod trace;
+
+pub use openapi::openapi;
+pub use server::serve;
+
+/// What handlers need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The use cases.
+    pub services: Services,
+    /// What `/metrics` shows.
+    pub metrics: PrometheusHandle,
+    /// Cancelled when the process is asked to stop.
+    pub shutdown: CancellationToken,
+    in_flight: Arc<Semaphore>,
+    readiness: Arc<operations::Readiness>,
+    documents: Arc<docs::Documents>,
+}
+
 impl ApiState {
-    /// stub
-    pub fn new(
-        _: Services,
-        _: metrics_exporter_prometheus::PrometheusHandle,
-        _: CancellationToken,
-    ) -> Self {
-        Self
+    /// Puts the state together.
+    pub fn new(services: Services, metrics: PrometheusHandle, shutdown: CancellationToken) -> Self {
+        let in_flight = services.config.http.max_in_flight.get().min(Semaphore::MAX_PERMITS);
+        Self {
+            services,
+            metrics,
+            shutdown,
+            in_flight: Arc::new(Semaphore::new(in_flight)),
+            readiness: Arc::default(),
+            documents: Arc::new(docs::Documents::new(&openapi())),
+        }
+    }
+
+    /// Longest time until an answer begins, waits that the client asked for apart.
+    fn request_timeout(&self) -> Duration {
+        Duration::from_secs(self.services.config.http.request_timeout_secs.get())
     }
 }
-/// stub
-pub async fn serve(_: tokio::net::TcpListener, _: ApiState) -> std::io::Result<()> {
-    Ok(())
+
+/// Everything that this service answers.
+pub fn router(state: ApiState) -> Router {
+    let max_body_bytes = state.services.config.http.max_body_bytes.get();
+    let bounded = ServiceBuilder::new()
+        .layer(from_fn_with_state(state.clone(), limits::shed))
+        .layer(from_fn_with_state(state.clone(), limits::time_out))
+        .layer(DefaultBodyLimit::max(max_body_bytes));
+    let every_request = ServiceBuilder::new()
+        .layer(from_fn(trace::observe))
+        .layer(from_fn(error::render))
+        .layer(from_fn(limits::catch_panics));
+    Router::from(v1().layer(bounded).merge(operational()))
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .fallback(error::not_found)
+        .layer(every_request)
+        .with_state(state)
 }
-/// stub
-pub fn openapi() -> serde_json::Value {
-    serde_json::Value::Null
+
+/// What callers use: all of it asks for a token.
+fn v1() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(reports::list_reports))
+        .routes(routes!(reports::show_report))
+        .routes(routes!(executions::submit_execution))
+        .routes(routes!(executions::list_executions))
+        .routes(routes!(executions::show_execution))
+        .routes(routes!(executions::cancel_execution))
+        .routes(routes!(executions::retry_execution))
+        .routes(routes!(results::download_result))
+        .routes(routes!(results::show_manifest))
+}
+
+/// What orchestrators, collectors and readers use: open, and answered also under load.
+fn operational() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(operations::healthz))
+        .routes(routes!(operations::readyz))
+        .routes(routes!(operations::show_metrics))
+        .routes(routes!(docs::show_openapi))
+        .routes(routes!(docs::show_docs))
+        .routes(routes!(docs::show_problem))
 }

@@ -11,6 +11,7 @@ use crate::db::executions::{self, CancelRequest, Execution, Filter, NewExecution
 use crate::db::{audit, idempotency, sqlstate};
 use crate::queue;
 use crate::report::definition::{Definition, Slug};
+use crate::report::error::ReportError;
 use crate::report::parameters::BoundParameters;
 use crate::report::{Limits, Order, Presentation};
 use crate::writer::Format;
@@ -145,6 +146,7 @@ impl Services {
     ///
     /// # Errors
     /// As [`Services::submit`], and [`ServiceError::Internal`] where the server refuses the query.
+    /// Values that the query cannot compute with are a bad field.
     pub async fn estimate(
         &self,
         caller: &Caller,
@@ -164,9 +166,8 @@ impl Services {
             limits: Limits::of(&definition, &self.config.report),
             name: format!("registrar estimate {slug}"),
         };
-        let estimate = crate::report::estimate(&self.reports, &order)
-            .await
-            .map_err(|error| ServiceError::Internal(error.into()))?;
+        let estimate =
+            crate::report::estimate(&self.reports, &order).await.map_err(estimate_failed)?;
         Ok(SubmissionEstimate {
             rows: estimate.rows,
             cost: estimate.cost,
@@ -192,7 +193,8 @@ impl Services {
     }
 
     /// Lists executions that the caller may see, newest first. `mine` is implied without the
-    /// permission to see all.
+    /// permission to see all. One more than [`MAX_PAGE`] may be asked for, so that a page knows
+    /// whether another follows.
     ///
     /// # Errors
     /// [`ServiceError::Forbidden`]
@@ -207,7 +209,7 @@ impl Services {
             // Nobody's executions, rather than everybody's, for a caller without an account.
             filter.executed_by = Some(caller.user_id.unwrap_or(0));
         }
-        Ok(executions::list(&self.db, &filter, limit.clamp(1, MAX_PAGE)).await?)
+        Ok(executions::list(&self.db, &filter, limit.clamp(1, MAX_PAGE + 1)).await?)
     }
 
     /// Cancels an execution: at once if it waits, otherwise its query is ended on the server and
@@ -370,6 +372,19 @@ pub(crate) fn typed(stored: &StoredDefinition) -> Result<Definition, ServiceErro
         .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored slug: {error}")))?;
     Definition::from_json(slug, &stored.spec, &stored.query)
         .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored definition: {error}")))
+}
+
+/// Whose fault it is that the planner gave no estimate.
+fn estimate_failed(error: ReportError) -> ServiceError {
+    match error {
+        ReportError::Unavailable(source) => ServiceError::DatabaseUnavailable(source),
+        // The planner computes with the values that it is given: a division by a parameter that is
+        // zero fails here, as it would in the run.
+        ReportError::Sql { ref sqlstate, .. } if sqlstate.starts_with("22") => {
+            ServiceError::BadField { field: "/parameters", expected: error.public_message() }
+        }
+        error => ServiceError::Internal(error.into()),
+    }
 }
 
 /// Resolves parameters with the database's clock: many machines, one "today".

@@ -15,6 +15,7 @@ use crate::store::{Store, StoreError};
 
 pub mod access;
 pub mod executions;
+mod health;
 pub mod reports;
 pub mod results;
 pub mod tokens;
@@ -101,7 +102,9 @@ impl From<sqlx::Error> for ServiceError {
             // Connection, resources, shutdown; then what a moment later would have worked: a
             // deadlock, a conflict, a lock held for too long.
             sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-                ["08", "53", "57P", "40", "55P03"].iter().any(|class| code.starts_with(class))
+                ["08", "53", "57P", "40", "55P03", "57014"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
             }),
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)

@@ -35,20 +35,23 @@ impl Services {
     /// # Errors
     /// [`ServiceError::WrongState`] while there is none, [`ServiceError::Expired`] when it is gone.
     pub async fn result(&self, caller: &Caller, id: i64) -> Result<ResultFile, ServiceError> {
+        let file = self.find_result(caller, id).await?;
+        self.record_download(caller, id).await?;
+        Ok(file)
+    }
+
+    /// Finds the result of an execution, without recording anything: for those who only want to
+    /// know of it. Who goes on to read it calls [`Services::record_download`] first.
+    ///
+    /// # Errors
+    /// As [`Services::result`].
+    pub async fn find_result(&self, caller: &Caller, id: i64) -> Result<ResultFile, ServiceError> {
         let execution = self.readable(caller, id).await?;
         let (Some(path), Some(size), Some(sha256)) =
             (&execution.result_file_path, execution.size_bytes, &execution.sha256)
         else {
             return Err(ServiceError::NotFound { what: "result" });
         };
-        let event = audit::Event {
-            action: "execution.downloaded",
-            entity_type: "report_executions",
-            entity_id: Some(id),
-            details: json!({ "trace_id": caller.trace_id }),
-        };
-        let mut connection = self.db.acquire().await?;
-        audit::record(&mut connection, &caller.actor, event).await?;
         let format = format_of(&execution)?;
         Ok(ResultFile {
             file_name: file_name(&execution.slug, id, format, execution.truncated),
@@ -57,6 +60,22 @@ impl Services {
             sha256: sha256.clone(),
             path: ObjectPath::from(path.as_str()),
         })
+    }
+
+    /// Records that the caller fetches a result.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn record_download(&self, caller: &Caller, id: i64) -> Result<(), ServiceError> {
+        let event = audit::Event {
+            action: "execution.downloaded",
+            entity_type: "report_executions",
+            entity_id: Some(id),
+            details: json!({ "trace_id": caller.trace_id }),
+        };
+        let mut connection = self.db.acquire().await?;
+        audit::record(&mut connection, &caller.actor, event).await?;
+        Ok(())
     }
 
     /// Reads a result, or a range of it.

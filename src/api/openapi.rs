@@ -1,0 +1,159 @@
+//! The OpenAPI document: collected from the handlers, completed with what all of them share.
+
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::example::ExampleBuilder;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
+use utoipa::{PartialSchema, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+
+use super::error::{FieldError, PROBLEM_JSON, Problem, ProblemBody, ProblemKind};
+use super::trace::TraceId;
+
+const BEARER: &str = "bearer";
+const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
+    Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
+
+/// The document: every route of the router, every answer, with examples.
+pub fn openapi() -> OpenApi {
+    let start = OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("Registrar")
+                .version(env!("CARGO_PKG_VERSION"))
+                .description(Some(DESCRIPTION)),
+        )
+        .build();
+    let mut document = OpenApiRouter::with_openapi(start)
+        .merge(super::v1())
+        .merge(super::operational())
+        .into_openapi();
+    add_problems(&mut document);
+    add_security(&mut document);
+    document
+}
+
+fn add_security(document: &mut OpenApi) {
+    let mut http = Http::new(HttpAuthScheme::Bearer);
+    http.description = Some("A token of `registrar token create`: `rgs_…`.".to_owned());
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(http));
+    for (path, item) in &mut document.paths.paths {
+        if is_secured(path) {
+            for operation in operations(item) {
+                operation.security =
+                    Some(vec![SecurityRequirement::new(BEARER, Vec::<String>::new())]);
+            }
+        }
+    }
+}
+
+/// One response for each status, with an example for each kind of problem, shared by operations.
+fn add_problems(document: &mut OpenApi) {
+    let components = document.components.get_or_insert_default();
+    let mut schemas = Vec::new();
+    ProblemBody::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+    components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
+    components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    for kind in ProblemKind::ALL {
+        let status = kind.status().as_u16();
+        let name = response_name(status);
+        if !components.responses.contains_key(&name) {
+            components.responses.insert(name, problem_response(status).into());
+        }
+    }
+    for (path, item) in &mut document.paths.paths {
+        let secured = is_secured(path);
+        for operation in operations(item) {
+            for status in statuses(path, secured, operation) {
+                operation
+                    .responses
+                    .responses
+                    .entry(status.to_string())
+                    .or_insert_with(|| RefOr::Ref(Ref::from_response_name(response_name(status))));
+            }
+        }
+    }
+}
+
+/// The error statuses that an operation can answer with.
+fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
+    let mut all = vec![405, 500];
+    if secured {
+        all.extend([400, 401, 403, 503]);
+    }
+    if path.contains('{') {
+        all.push(404);
+    }
+    if operation.request_body.is_some() {
+        all.extend([409, 413, 415, 422, 429]);
+    }
+    if path.ends_with("/cancel") || path.ends_with("/retry") {
+        all.push(409);
+    }
+    if path.ends_with("/result") || path.ends_with("/manifest") {
+        all.extend([409, 410]);
+    }
+    if path.ends_with("/result") {
+        all.push(416);
+    }
+    all
+}
+
+fn problem_response(status: u16) -> Response {
+    let kinds: Vec<_> =
+        ProblemKind::ALL.into_iter().filter(|kind| kind.status().as_u16() == status).collect();
+    let titles: Vec<_> = kinds.iter().map(|kind| kind.title()).collect();
+    let examples = kinds.iter().map(|kind| {
+        let example = ExampleBuilder::new().summary(kind.title()).value(Some(example(*kind)));
+        (kind.name(), example.build())
+    });
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(ProblemBody::name())))
+        .examples_from_iter(examples)
+        .build();
+    ResponseBuilder::new()
+        .description(format!("{}.", titles.join(", or: ")))
+        .content(PROBLEM_JSON, content)
+        .build()
+}
+
+fn example(kind: ProblemKind) -> serde_json::Value {
+    let errors = match kind {
+        ProblemKind::InvalidInput => {
+            vec![FieldError::at("/parameters/min_credits", "min", "must be at least 0")]
+        }
+        ProblemKind::MalformedBody => {
+            vec![FieldError::at("", "syntax", "must be JSON; line 1, column 7 is not")]
+        }
+        ProblemKind::InvalidQuery => {
+            vec![FieldError::query("limit", "invalid", "must be between 1 and 200")]
+        }
+        ProblemKind::InvalidHeader => {
+            let expected = "must be 1 to 255 visible ASCII characters";
+            vec![FieldError::header("Idempotency-Key", "invalid", expected)]
+        }
+        _ => return Problem::new(kind, kind.title()).into_json(None, &example_trace()),
+    };
+    Problem::with_errors(kind, errors).into_json(None, &example_trace())
+}
+
+fn example_trace() -> TraceId {
+    TraceId::from_static("4bf92f3577b34da6a3ce929d0e0e4736")
+}
+
+fn response_name(status: u16) -> String {
+    format!("Problem{status}")
+}
+
+fn is_secured(path: &str) -> bool {
+    path.starts_with("/v1/")
+}
+
+/// The operations of a path; this service has no others.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
+}

@@ -1,0 +1,181 @@
+//! The body of a submit.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::error::{FieldError, Problem, ProblemKind};
+use crate::report::Presentation;
+use crate::service::executions::{IdempotencyKey, Submission};
+use crate::writer::{Format, Reader};
+
+/// What separates the fields of a CSV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum Delimiter {
+    /// Comma.
+    #[serde(rename = ",")]
+    Comma,
+    /// Semicolon.
+    #[serde(rename = ";")]
+    Semicolon,
+    /// Tabulator.
+    #[serde(rename = "\t")]
+    Tab,
+    /// Vertical bar.
+    #[serde(rename = "|")]
+    Bar,
+}
+
+impl Delimiter {
+    fn character(self) -> char {
+        match self {
+            Self::Comma => ',',
+            Self::Semicolon => ';',
+            Self::Tab => '\t',
+            Self::Bar => '|',
+        }
+    }
+}
+
+/// What to run a report with. Every field may be left out.
+#[derive(Debug, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmissionBody {
+    /// Values for the report's parameters; the report's `parameters` is their JSON Schema.
+    #[schema(value_type = Object, default = json!({}))]
+    pub parameters: Map<String, Value>,
+    /// Format of the file.
+    #[schema(default = "csv")]
+    pub format: Format,
+    /// Who reads the file.
+    #[schema(default = "machine")]
+    pub reader: Reader,
+    /// Whether a CSV starts with a byte order mark, which some spreadsheets need to see UTF-8.
+    #[schema(default = false)]
+    pub byte_order_mark: bool,
+    /// What separates the fields of a CSV.
+    #[schema(default = ",")]
+    pub delimiter: Delimiter,
+}
+
+impl SubmissionBody {
+    /// Reads a body, field by field, so that every fault is told at once, each with its place.
+    ///
+    /// # Errors
+    /// A [`Problem`] with a pointer to each field that is unknown or has the wrong type.
+    pub fn read(mut object: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = Vec::new();
+        let body = Self {
+            parameters: field(&mut object, "parameters", "must be an object", &mut errors)
+                .unwrap_or_default(),
+            format: field(&mut object, "format", "must be `csv` or `xlsx`", &mut errors)
+                .unwrap_or(Format::Csv),
+            reader: field(&mut object, "reader", "must be `machine` or `spreadsheet`", &mut errors)
+                .unwrap_or_default(),
+            byte_order_mark: field(
+                &mut object,
+                "byte_order_mark",
+                "must be true or false",
+                &mut errors,
+            )
+            .unwrap_or(false),
+            delimiter: field(
+                &mut object,
+                "delimiter",
+                "must be a comma, a semicolon, a tab or a vertical bar",
+                &mut errors,
+            )
+            .unwrap_or(Delimiter::Comma),
+        };
+        errors.extend(object.keys().map(|name| {
+            FieldError::at(pointer(name), "unknown", "a submission has no such field")
+        }));
+        if errors.is_empty() {
+            return Ok(body);
+        }
+        Err(Problem::with_errors(ProblemKind::InvalidInput, errors))
+    }
+
+    /// As the service takes it.
+    pub fn into_submission(self, idempotency_key: Option<IdempotencyKey>) -> Submission {
+        let Self { parameters, format, reader, byte_order_mark, delimiter } = self;
+        let delimiter = delimiter.character();
+        Submission {
+            parameters,
+            format,
+            presentation: Presentation { reader, byte_order_mark, delimiter },
+            idempotency_key,
+        }
+    }
+}
+
+/// Takes a field and reads it. `None` where it is not given, or refused.
+fn field<T: DeserializeOwned>(
+    object: &mut Map<String, Value>,
+    name: &'static str,
+    expected: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<T> {
+    let value = object.shift_remove(name)?;
+    let read = serde_json::from_value(value).ok();
+    if read.is_none() {
+        errors.push(FieldError::at(pointer(name), "type", expected));
+    }
+    read
+}
+
+/// A member of the body (RFC 6901).
+fn pointer(name: &str) -> String {
+    format!("/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(body: Value) -> Result<SubmissionBody, Problem> {
+        let Value::Object(object) = body else { panic!("an object") };
+        SubmissionBody::read(object)
+    }
+
+    #[test]
+    fn everything_may_be_left_out() {
+        let body = read(json!({})).expect("an empty submission");
+        let submission = body.into_submission(None);
+        assert_eq!(submission.format, Format::Csv);
+        assert_eq!(submission.presentation, Presentation::default());
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let body = read(json!({
+            "parameters": {"a": 1}, "format": "xlsx", "reader": "spreadsheet",
+            "byte_order_mark": true, "delimiter": "\t",
+        }))
+        .expect("a whole submission");
+        let submission = body.into_submission(None);
+        assert_eq!(submission.parameters["a"], 1);
+        assert_eq!(submission.format, Format::Xlsx);
+        assert_eq!(
+            submission.presentation,
+            Presentation { reader: Reader::Spreadsheet, byte_order_mark: true, delimiter: '\t' }
+        );
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let problem = read(json!({
+            "parameters": [], "format": "pdf", "reader": 1, "byte_order_mark": "yes",
+            "delimiter": "\0", "colour/~": 1,
+        }))
+        .expect_err("six faults");
+        let text = format!("{problem:?}");
+        for pointer in
+            ["/parameters", "/format", "/reader", "/byte_order_mark", "/delimiter", "/colour~1~0"]
+        {
+            assert!(text.contains(&format!("{pointer:?}")), "{pointer} in {text}");
+        }
+    }
+}
