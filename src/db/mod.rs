@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::config::DatabaseConfig;
@@ -22,6 +23,9 @@ pub mod workers;
 
 /// The login role that reports run as.
 pub const REPORT_ROLE: &str = "registrar_report";
+
+/// A wait for a connection that is worth a line in the log: under load, shorter ones are ordinary.
+const SLOW_ACQUIRE: Duration = Duration::from_secs(10);
 
 /// No database can be reached with the settings.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +60,8 @@ pub fn application_options(config: &DatabaseConfig) -> Result<PgConnectOptions, 
     let url = config.url.as_ref().ok_or(DatabaseError::NoUrl)?;
     let options = PgConnectOptions::from_str(url.expose_secret())
         .map_err(|_| DatabaseError::BadUrl { key: "database.url" })?;
-    Ok(options.application_name("registrar"))
+    // Metrics tell how long requests take; a warning with the whole text of a statement does not.
+    Ok(options.application_name("registrar").disable_statement_logging())
 }
 
 /// How to reach the database as the report role.
@@ -99,6 +104,7 @@ fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(config.max_connections.get())
         .acquire_timeout(Duration::from_secs(config.acquire_timeout_secs.get()))
+        .acquire_slow_threshold(SLOW_ACQUIRE)
 }
 
 /// The five-character SQLSTATE of an error, when the server sent one.
