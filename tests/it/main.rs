@@ -1,8 +1,12 @@
 //! The one integration binary: folders and files are named after `src`.
+#![expect(clippy::unwrap_used, reason = "a test says why it failed")]
 
 mod support;
 
+mod idempotency;
 mod layers;
+mod migrations;
 mod postgres;
+mod store;
 mod worker;
 mod writer;

@@ -73,6 +73,8 @@ pub struct S3Server {
 impl S3Server {
     /// Starts a server with an empty bucket on a free port.
     pub fn start() -> Self {
+        // As the command line does at its start; a second time it is refused, which is right.
+        let _already = rustls::crypto::ring::default_provider().install_default();
         let root = TempDir::new().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -146,12 +148,18 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>) -> axum::Router {
             let fault = plan.lock().unwrap().meet(operation(&request));
             match fault {
                 None => answer(&service, request).await,
-                Some(Fault::Refuse) => StatusCode::FORBIDDEN.into_response(),
-                Some(Fault::Busy) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                Some(Fault::Refuse) => refuse(request, StatusCode::FORBIDDEN).await,
+                Some(Fault::Busy) => refuse(request, StatusCode::SERVICE_UNAVAILABLE).await,
                 Some(Fault::Hang) => std::future::pending().await,
             }
         }
     })
+}
+
+/// Answers after the whole request: before it the client would see a broken connection.
+async fn refuse(request: Request, status: StatusCode) -> Response {
+    let _read = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+    status.into_response()
 }
 
 async fn answer(service: &S3Service, request: Request) -> Response {
