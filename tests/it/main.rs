@@ -7,6 +7,7 @@ mod idempotency;
 mod layers;
 mod migrations;
 mod postgres;
+mod queue;
 mod store;
 mod worker;
 mod writer;

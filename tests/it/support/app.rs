@@ -25,10 +25,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::database::{Contents, REPORT_PASSWORD, TestDatabase, sql};
 use super::eventually;
+use super::panicking_store::panicking_store;
 use super::process::Process;
+use super::proxy::PostgresProxy;
 use super::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use super::worker::Worker;
 
@@ -272,6 +275,31 @@ impl TestApp {
         worker
     }
 
+    /// Starts a worker whose store panics when it is written to.
+    pub async fn start_worker_on_panicking_store(&self) -> Worker {
+        let known = self.workers().await;
+        let mut worker = Worker::spawn_with(self.config.clone(), |mut services| {
+            services.store = panicking_store(services.store.part_bytes());
+            services
+        });
+        worker.id = self.new_worker(&known).await;
+        worker
+    }
+
+    /// What the parts of a worker need, for tests that call them one by one.
+    pub fn worker_context(&self, worker_id: &str) -> registrar::worker::Context {
+        registrar::worker::Context {
+            services: self.services.clone(),
+            worker_id: Arc::from(worker_id),
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// A proxy in front of the database server.
+    pub async fn proxy(&self) -> PostgresProxy {
+        PostgresProxy::start(&self.database.url).await
+    }
+
     /// Starts the real binary as a worker and waits until it is on the list of workers.
     pub async fn start_worker_process(&self) -> Process {
         self.start_process(&["serve", "--only", "worker"]).await
@@ -321,6 +349,11 @@ impl TestApp {
             None
         })
         .await
+    }
+
+    /// Waits until something is so.
+    pub async fn wait_for(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        eventually(what, WAIT_LIMIT, async || is_so().await.then_some(())).await;
     }
 
     /// Submits a report, runs it to its end with a worker of its own and returns it.

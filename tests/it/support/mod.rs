@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod database;
+mod panicking_store;
 pub mod process;
 pub mod proxy;
 pub mod s3;

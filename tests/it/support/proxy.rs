@@ -4,9 +4,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use registrar::config::Config;
+use registrar::db::REPORT_ROLE;
+use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinHandle};
 use url::Url;
+
+use super::database::REPORT_PASSWORD;
 
 /// Passes connections on until it is told to cut them.
 #[derive(Debug)]
@@ -37,6 +42,15 @@ impl PostgresProxy {
         let mut url = Url::parse(url).unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(self.address.port())).unwrap();
+        url.into()
+    }
+
+    /// The URL of the report role, through the proxy.
+    pub fn report_url(&self, config: &Config) -> String {
+        let url = config.database.url.as_ref().expect("tests have one").expose_secret();
+        let mut url = Url::parse(&self.url(url)).unwrap();
+        url.set_username(REPORT_ROLE).unwrap();
+        url.set_password(Some(REPORT_PASSWORD)).unwrap();
         url.into()
     }
 

@@ -6,6 +6,7 @@
 use std::thread::JoinHandle;
 
 use registrar::config::Config;
+use registrar::service::Services;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,14 @@ pub struct Worker {
 impl Worker {
     /// Starts a worker. [`super::TestApp::start_worker`] waits until it is on the list.
     pub(super) fn spawn(config: Config) -> Self {
+        Self::spawn_with(config, |services| services)
+    }
+
+    /// Starts a worker whose services are changed first.
+    pub(super) fn spawn_with(
+        config: Config,
+        change: impl FnOnce(Services) -> Services + Send + 'static,
+    ) -> Self {
         let shutdown = CancellationToken::new();
         let (life, death) = oneshot::channel();
         let thread = std::thread::spawn({
@@ -36,8 +45,9 @@ impl Worker {
                     .enable_all()
                     .build()?;
                 let outcome = runtime.block_on(async {
+                    let services = change(services(&config));
                     tokio::select! {
-                        outcome = registrar::worker::run(services(&config), shutdown) => outcome,
+                        outcome = registrar::worker::run(services, shutdown) => outcome,
                         _ = death => Ok(()),
                     }
                 });
