@@ -1,7 +1,8 @@
 //! Tickets: the durable wake-up calls that travel through apalis.
 //!
-//! A ticket says "look at execution 71", and nothing more. apalis delivers it at least once; it
-//! may also lose or double it. That does no harm, because the execution's row is the truth: a
+//! A ticket says "there is an execution to run", and which one it was pushed for; the worker that
+//! gets it runs the one whose turn it is. apalis delivers it at least once; it may also lose or
+//! double it. That does no harm, because the execution's row is the truth: a
 //! ticket that finds nothing to claim ends quietly, and the reaper (see [`crate::worker`]) writes
 //! a new one for an execution that waits without. Only this module and `worker` know apalis.
 
@@ -34,7 +35,7 @@ impl Queue {
 /// Payload of the `reports` queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportTicket {
-    /// The execution to look at.
+    /// The execution that it was pushed for.
     pub execution_id: i64,
 }
 

@@ -60,25 +60,25 @@ struct Finished {
     expires_after_days: i32,
 }
 
-/// Runs the next attempt of an execution, if there is one to run.
-pub async fn run(context: &Context, id: i64) {
-    let lease_secs = lease_secs(context);
-    let db = &context.services.db;
-    let claimed = match executions::claim(db, id, &context.worker_id, lease_secs).await {
+/// Runs the next attempt of the execution whose turn it is, if one waits.
+pub async fn run(context: &Context) {
+    let claimed =
+        executions::claim_next(&context.services.db, &context.worker_id, lease_secs(context)).await;
+    let claimed = match claimed {
         Ok(Some(claimed)) => claimed,
         Ok(None) => {
-            tracing::debug!(execution.id = id, "nothing to claim: a doubled or late ticket");
+            tracing::debug!("nothing to claim: a doubled or late ticket");
             return;
         }
         Err(error) => {
             // The reaper writes a new ticket.
-            tracing::warn!(execution.id = id, %error, "cannot claim");
+            tracing::warn!(%error, "cannot claim");
             return;
         }
     };
     let span = tracing::info_span!(
         "attempt",
-        execution.id = id,
+        execution.id = claimed.id,
         attempt = claimed.attempt,
         trace_id = claimed.trace_id.as_deref(),
     );

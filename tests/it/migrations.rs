@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::str::FromStr;
 
-use registrar::db::migrate::{self, MIGRATOR, MigrationState, SchemaError};
 use registrar::postgres::Binaries;
+use registrar::schema::{self, MIGRATOR, MigrationState, SchemaError};
 use secrecy::SecretString;
 use sqlx::PgPool;
 use sqlx::migrate::MigrationType;
@@ -26,7 +26,7 @@ impl Schema {
     }
 
     async fn up(&self) -> Result<(), SchemaError> {
-        migrate::up(&self.pool, Some(&SecretString::from(REPORT_PASSWORD))).await.map(|_| ())
+        schema::up(&self.pool, Some(&SecretString::from(REPORT_PASSWORD))).await.map(|_| ())
     }
 
     /// Table definitions, functions, triggers and rights, as SQL.
@@ -96,7 +96,7 @@ async fn every_migration_goes_up_down_and_up_again_with_data() {
     let versions = versions();
     for (index, version) in versions.iter().enumerate().rev() {
         let before = if index == 0 { 0 } else { versions[index - 1] };
-        migrate::down(&schema.pool, before).await.unwrap();
+        schema::down(&schema.pool, before).await.unwrap();
         let lower = schema.dump();
         schema.up().await.unwrap();
         assert_same(&whole, &schema.dump(), &format!("up to the end after {version} went down"));
@@ -104,11 +104,11 @@ async fn every_migration_goes_up_down_and_up_again_with_data() {
             continue;
         }
         assert_eq!(schema.rows().await, rows, "the data survive {version} going down");
-        migrate::down(&schema.pool, before).await.unwrap();
+        schema::down(&schema.pool, before).await.unwrap();
         assert_same(&lower, &schema.dump(), &format!("{version} down a second time"));
         // One step up and down alone, from where the older schema is.
         MIGRATOR.run_to(*version, &schema.pool).await.unwrap();
-        migrate::down(&schema.pool, before).await.unwrap();
+        schema::down(&schema.pool, before).await.unwrap();
         assert_same(&lower, &schema.dump(), &format!("{version} up and down alone"));
         schema.up().await.unwrap();
     }
@@ -120,7 +120,7 @@ async fn a_database_taken_down_to_nothing_is_empty() {
     let schema = Schema::create(Contents::Nothing).await;
     let empty = schema.dump();
     schema.up().await.unwrap();
-    migrate::down(&schema.pool, 0).await.unwrap();
+    schema::down(&schema.pool, 0).await.unwrap();
     let left: Vec<String> = sqlx::query_scalar(
         "select relname::text
            from pg_class
@@ -152,7 +152,7 @@ async fn migrating_up_twice_changes_nothing() {
 }
 
 async fn applied(schema: &Schema) -> Vec<(i64, Option<chrono::DateTime<chrono::Utc>>)> {
-    let status = migrate::status(&schema.pool).await.unwrap();
+    let status = schema::status(&schema.pool).await.unwrap();
     assert!(status.iter().all(|migration| migration.state == MigrationState::Applied));
     status.iter().map(|migration| (migration.version, migration.applied_at)).collect()
 }
@@ -163,18 +163,18 @@ async fn two_processes_that_migrate_at_once_both_succeed() {
     let (one, other) = tokio::join!(schema.up(), schema.up());
     one.expect("the first succeeds");
     other.expect("the second succeeds");
-    migrate::check_current(&schema.pool).await.unwrap();
+    schema::check_current(&schema.pool).await.unwrap();
     schema.end().await;
 }
 
 #[tokio::test]
 async fn a_schema_that_is_behind_changed_or_unknown_is_refused_by_name() {
     let schema = Schema::create(Contents::Schema).await;
-    migrate::check_current(&schema.pool).await.expect("a fresh one is current");
+    schema::check_current(&schema.pool).await.expect("a fresh one is current");
     let versions = versions();
     let (last, before) = (versions[versions.len() - 1], versions[versions.len() - 2]);
 
-    migrate::down(&schema.pool, before).await.unwrap();
+    schema::down(&schema.pool, before).await.unwrap();
     refuses(&schema, &format!("migration {last:04} "), "is not applied").await;
     schema.up().await.unwrap();
 
@@ -184,7 +184,7 @@ async fn a_schema_that_is_behind_changed_or_unknown_is_refused_by_name() {
     let error = schema.up().await.expect_err("a changed migration is not applied over");
     assert!(matches!(error, SchemaError::Migrate(_)), "{error:?}");
     set_checksum(&schema, last, &checksum).await;
-    migrate::check_current(&schema.pool).await.expect("it is mended");
+    schema::check_current(&schema.pool).await.expect("it is mended");
 
     sqlx::query(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
@@ -207,23 +207,23 @@ async fn set_checksum(schema: &Schema, version: i64, checksum: &[u8]) {
 }
 
 async fn refuses(schema: &Schema, which: &str, why: &str) {
-    let error = migrate::check_current(&schema.pool).await.expect_err(why).to_string();
+    let error = schema::check_current(&schema.pool).await.expect_err(why).to_string();
     assert!(error.contains(which) && error.contains(why), "{error}");
 }
 
 #[tokio::test]
 async fn an_unknown_version_is_refused_and_nothing_changes() {
     let schema = Schema::create(Contents::Schema).await;
-    let error = migrate::down(&schema.pool, 4711).await.expect_err("there is no such version");
+    let error = schema::down(&schema.pool, 4711).await.expect_err("there is no such version");
     assert!(matches!(error, SchemaError::UnknownVersion(4711)), "{error:?}");
-    migrate::check_current(&schema.pool).await.unwrap();
+    schema::check_current(&schema.pool).await.unwrap();
     schema.end().await;
 }
 
 #[tokio::test]
 async fn a_database_without_anything_is_behind_and_not_an_error() {
     let schema = Schema::create(Contents::Nothing).await;
-    let status = migrate::status(&schema.pool).await.unwrap();
+    let status = schema::status(&schema.pool).await.unwrap();
     assert!(!status.is_empty());
     assert!(status.iter().all(|migration| migration.state == MigrationState::Pending));
     refuses(&schema, "migration 0001 ", "is not applied").await;

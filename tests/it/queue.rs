@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use registrar::db::executions::{self, NewExecution, Status};
 use registrar::queue;
+use registrar::writer::Format;
 use serde_json::json;
 
 use crate::support::TestApp;
+use crate::support::app::submission;
 
 /// Long enough that a worker can be killed in it; nothing is left of it once the role is renamed.
 const SLOW: &str = "select pg_sleep(60)::text as slept from roles where name = 'guest'";
@@ -219,4 +221,48 @@ async fn finished_tickets_are_pruned_and_others_are_kept() {
     assert_eq!(queue::prune(&app.services.db, 0, 100).await.unwrap(), 1);
     assert_eq!(tickets(&app, "Pending").await, 1);
     app.leave_unfinished();
+}
+
+#[tokio::test]
+async fn users_take_turns_whoever_submitted_first() {
+    let mut app = TestApp::new().await;
+    let db = app.services.db.clone();
+    app.define("one", "select 1 as n").await;
+    app.leave_unfinished();
+    let mut order = Vec::new();
+    let request = submission(json!({}), Format::Csv);
+    let submit =
+        async |user| app.submit_as(&app.caller(user).await, "one", &request).await.unwrap();
+    // Ana comes first, with a heap; then three others, with two each.
+    for _ in 0..30 {
+        submit("ana").await;
+    }
+    for _ in 0..2 {
+        for user in ["rui", "audit", "lena"] {
+            submit(user).await;
+        }
+    }
+    for _ in 0..12 {
+        let claimed = executions::claim_next(&db, "worker", 60).await.unwrap().unwrap();
+        order.push(claimed.executed_by.unwrap());
+    }
+    let rui = order.iter().filter(|user| **user == 3).count();
+    assert_eq!(order[..4].iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{order:?}");
+    assert_eq!(rui, 2, "all of Rui's ran among the first twelve: {order:?}");
+    assert_eq!(order[8..], [2, 2, 2, 2], "then only Ana waits: {order:?}");
+}
+
+#[tokio::test]
+async fn claims_at_the_same_instant_take_different_executions() {
+    let mut app = TestApp::new().await;
+    let db = app.services.db.clone();
+    app.define("one", "select 1 as n").await;
+    app.leave_unfinished();
+    for _ in 0..12 {
+        app.submit("one", json!({})).await;
+    }
+    let claims = (0..12).map(|_| executions::claim_next(&db, "worker", 60));
+    let claimed = futures::future::try_join_all(claims).await.unwrap();
+    let distinct: std::collections::BTreeSet<_> = claimed.iter().flatten().map(|c| c.id).collect();
+    assert_eq!(distinct.len(), 12, "one each, and none left out");
 }

@@ -189,10 +189,10 @@ async fn an_attempt_that_is_not_the_current_one_can_change_nothing() {
     app.define("one", "select 1 as one").await;
     let id = app.submit("one", json!({})).await;
     let db = app.services.db.clone();
-    let stale = executions::claim(&db, id, "paused", 1).await.unwrap().unwrap().attempt;
+    let stale = executions::claim_next(&db, "paused", 1).await.unwrap().unwrap().attempt;
     let mut connection = db.acquire().await.unwrap();
     assert!(executions::retry_later(&mut connection, id, stale, "x", "x", 0.0).await.unwrap());
-    let current = executions::claim(&db, id, "current", 60).await.unwrap().unwrap().attempt;
+    let current = executions::claim_next(&db, "current", 60).await.unwrap().unwrap().attempt;
     assert_eq!((stale, current), (1, 2));
     let before = app.execution(id).await;
 
@@ -228,14 +228,14 @@ async fn a_claim_needs_a_pending_execution_whose_time_has_come() {
     let mut app = TestApp::new().await;
     app.define("one", "select 1 as one").await;
     let db = app.services.db.clone();
-    let id = app.submit("one", json!({})).await;
+    app.submit("one", json!({})).await;
     app.execute("update report_executions set run_at = now() + interval '1 minute'").await;
-    assert!(executions::claim(&db, id, "early", 9).await.unwrap().is_none());
+    assert!(executions::claim_next(&db, "early", 9).await.unwrap().is_none());
     app.execute("update report_executions set run_at = now()").await;
-    let claims = (0..8).map(|_| executions::claim(&db, id, "one of eight", 9));
+    let claims = (0..8).map(|_| executions::claim_next(&db, "one of eight", 9));
     let claimed: Vec<_> = futures::future::try_join_all(claims).await.unwrap();
     assert_eq!(claimed.iter().flatten().count(), 1);
-    assert!(executions::claim(&db, id, "late", 9).await.unwrap().is_none());
+    assert!(executions::claim_next(&db, "late", 9).await.unwrap().is_none());
     app.leave_unfinished();
 }
 
@@ -386,7 +386,7 @@ async fn a_lease_that_nobody_renews_is_rescued() {
     app.define("one", "select 1 as one").await;
     let id = app.submit("one", json!({})).await;
     // A worker that claimed and vanished with its host: no lock to look at, only a lease.
-    executions::claim(&app.services.db, id, "vanished", 1).await.unwrap().unwrap();
+    executions::claim_next(&app.services.db, "vanished", 1).await.unwrap().unwrap();
     let worker = app.start_worker().await;
     let execution = app.wait_until(id, Status::Completed).await;
     worker.stop().await;

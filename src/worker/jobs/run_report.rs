@@ -1,4 +1,4 @@
-//! A ticket of the `reports` queue: try to run an execution.
+//! A ticket of the `reports` queue: run the execution whose turn it is.
 
 use apalis::prelude::*;
 
@@ -10,6 +10,7 @@ use crate::worker::{Context, attempt};
 /// # Errors
 /// None.
 pub async fn run(ticket: ReportTicket, context: Data<Context>) -> Result<(), BoxDynError> {
-    attempt::run(&context, ticket.execution_id).await;
+    tracing::debug!(execution.id = ticket.execution_id, "a ticket came");
+    attempt::run(&context).await;
     Ok(())
 }
