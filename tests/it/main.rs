@@ -8,6 +8,8 @@ mod layers;
 mod migrations;
 mod postgres;
 mod queue;
+mod sandbox;
 mod store;
+mod templates;
 mod worker;
 mod writer;
