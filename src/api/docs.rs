@@ -10,7 +10,8 @@ use serde_json::Value;
 use utoipa::openapi::OpenApi;
 
 use super::ApiState;
-use super::error::{Problem, ProblemKind};
+use super::error::ProblemKind;
+use super::problem::Problem;
 
 /// Nothing is loaded from anywhere: the page works offline, and can leak nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";

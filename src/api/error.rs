@@ -1,31 +1,18 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457).
+//! What can go wrong, and what each error of a service is in HTTP.
 //!
-//! The only file with status codes for errors. A handler returns a [`Problem`]; [`render`] adds
-//! what only the request knows (`instance`, `trace_id`) and writes the body. What is shown says
-//! what to mend; why an internal error happened is in the log, once, under the same trace id.
+//! The only file with status codes for errors. What is shown says what to mend; why an internal
+//! error happened is in the log, once, under the same trace id.
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
+use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 
-use super::trace::TraceId;
-use crate::db::executions::Status;
-use crate::report::parameters::ParameterError;
+use super::problem::{FieldError, Problem};
 use crate::service::ServiceError;
 
-/// Media type of every error.
-pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Seconds after which a client may ask again when the service lacks something for a while.
 const RETRY_SOON_SECS: u32 = 5;
 /// Seconds after which a place among a caller's unfinished executions may be free.
 const RETRY_PLACE_SECS: u32 = 10;
-/// Longest path that is repeated in `instance`.
-const MAX_INSTANCE_BYTES: usize = 2_048;
 
 /// What can go wrong. The names are part of the API: they end the `type` of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +45,8 @@ pub enum ProblemKind {
     RangeNotSatisfiable,
     /// The body is JSON, but not what is expected.
     InvalidInput,
+    /// The report itself is at fault.
+    ReportFails,
     /// The key was used for another request.
     IdempotencyMismatch,
     /// Too many unfinished executions.
@@ -74,7 +63,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for the documentation.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedBody,
         Self::InvalidQuery,
         Self::InvalidHeader,
@@ -89,6 +78,7 @@ impl ProblemKind {
         Self::UnsupportedMediaType,
         Self::RangeNotSatisfiable,
         Self::InvalidInput,
+        Self::ReportFails,
         Self::IdempotencyMismatch,
         Self::TooManyActive,
         Self::Internal,
@@ -141,6 +131,9 @@ impl ProblemKind {
             Self::InvalidInput => {
                 ("invalid-input", S::UNPROCESSABLE_ENTITY, "Parts of the request are not valid")
             }
+            Self::ReportFails => {
+                ("report-fails", S::UNPROCESSABLE_ENTITY, "The report cannot be run as it is")
+            }
             Self::IdempotencyMismatch => (
                 "idempotency-mismatch",
                 S::UNPROCESSABLE_ENTITY,
@@ -178,131 +171,10 @@ impl ProblemKind {
     }
 }
 
-/// One part of a request that was refused. One of `pointer`, `parameter` and `header` is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// JSON pointer (RFC 6901) into the body; empty for the whole body.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/parameters/since")]
-    pub pointer: Option<String>,
-    /// Name of a query parameter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameter: Option<String>,
-    /// Name of a header.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub header: Option<String>,
-    /// What is wrong, for programs.
-    #[schema(example = "type")]
-    pub code: &'static str,
-    /// What was expected, for people. Never repeats what was given.
-    #[schema(example = "must be a date like 2024-01-31")]
-    pub message: String,
-}
-
-impl FieldError {
-    /// A part of the body.
-    pub fn at(pointer: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            pointer: Some(pointer.into()),
-            parameter: None,
-            header: None,
-            code,
-            message: message.into(),
-        }
-    }
-
-    /// A query parameter.
-    pub fn query(name: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self { pointer: None, parameter: Some(name.into()), ..Self::at("", code, message) }
-    }
-
-    /// A header.
-    pub fn header(name: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self { pointer: None, header: Some(name.into()), ..Self::at("", code, message) }
-    }
-}
-
-impl From<ParameterError> for FieldError {
-    fn from(error: ParameterError) -> Self {
-        Self::at(error.pointer, error.code.as_str(), error.message)
-    }
-}
-
-/// The body of an error.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub struct ProblemBody {
-    /// What kind of problem; a path of this service, documented there.
-    #[serde(rename = "type")]
-    #[schema(example = "/problems/invalid-input")]
-    problem_type: String,
-    /// The kind in words.
-    title: &'static str,
-    /// The HTTP status.
-    status: u16,
-    /// This occurrence in words.
-    #[schema(example = "2 parameters are not valid")]
-    detail: String,
-    /// The path that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/v1/reports/gpa-ranking/executions")]
-    instance: Option<String>,
-    /// Trace of the request: give it to whoever looks after the service.
-    #[schema(example = "4bf92f3577b34da6a3ce929d0e0e4736")]
-    trace_id: String,
-    /// Each part of the request that was refused.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<FieldError>,
-    /// The execution's state, where that is the problem.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    execution_status: Option<Status>,
-}
-
-/// Why a request is not answered as asked. Small: it is the error of every handler.
-#[derive(Debug, Clone)]
-pub struct Problem(Box<Inner>);
-
-#[derive(Debug, Clone)]
-struct Inner {
-    kind: ProblemKind,
-    detail: String,
-    errors: Vec<FieldError>,
-    execution_status: Option<Status>,
-    headers: HeaderMap,
-}
-
 impl Problem {
-    /// A problem, in words for this occurrence.
-    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            kind,
-            detail: detail.into(),
-            errors: Vec::new(),
-            execution_status: None,
-            headers: HeaderMap::new(),
-        }))
-    }
-
-    /// A problem with parts of the request.
-    pub fn with_errors(kind: ProblemKind, errors: Vec<FieldError>) -> Self {
-        let detail = match errors.as_slice() {
-            [one] => one.message.clone(),
-            many => format!("{} parts of the request are not valid", many.len()),
-        };
-        let mut problem = Self::new(kind, detail);
-        problem.0.errors = errors;
-        problem
-    }
-
     /// Too much at once, or something is away: the client should come back.
     pub fn retry_soon(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self::new(kind, detail).with_header(RETRY_AFTER, RETRY_SOON_SECS.into())
-    }
-
-    /// Adds a header.
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.0.headers.append(name, value);
-        self
     }
 
     /// A token is missing or not valid; `given` tells which (RFC 6750, section 3).
@@ -328,25 +200,6 @@ impl Problem {
         .with_header(HeaderName::from_static("ratelimit-policy"), header(policy))
         .with_header(HeaderName::from_static("ratelimit"), header(left))
     }
-
-    /// The body as JSON, for the documentation.
-    pub(super) fn into_json(self, instance: Option<String>, trace: &TraceId) -> serde_json::Value {
-        serde_json::to_value(self.into_body(instance, trace)).expect("its keys are strings")
-    }
-
-    fn into_body(self, instance: Option<String>, trace_id: &TraceId) -> ProblemBody {
-        let Inner { kind, detail, errors, execution_status, headers: _ } = *self.0;
-        ProblemBody {
-            problem_type: format!("/problems/{}", kind.name()),
-            title: kind.title(),
-            status: kind.status().as_u16(),
-            detail,
-            instance,
-            trace_id: trace_id.to_string(),
-            errors,
-            execution_status,
-        }
-    }
 }
 
 impl From<ServiceError> for Problem {
@@ -371,10 +224,11 @@ impl From<ServiceError> for Problem {
                 Kind::InvalidHeader,
                 vec![FieldError::header(field, "invalid", expected)],
             ),
+            ServiceError::ReportFails { code, message } => {
+                Self::with_errors(Kind::ReportFails, vec![FieldError::at("", code, message)])
+            }
             ServiceError::WrongState { status } => {
-                let mut problem = Self::new(Kind::WrongState, detail);
-                problem.0.execution_status = Some(status);
-                problem
+                Self::new(Kind::WrongState, detail).with_execution_status(status)
             }
             ServiceError::Expired => Self::new(Kind::Expired, detail),
             ServiceError::IdempotencyMismatch => Self::new(Kind::IdempotencyMismatch, detail),
@@ -408,31 +262,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     line
-}
-
-impl IntoResponse for Problem {
-    /// The body comes from [`render`], which knows the request.
-    fn into_response(self) -> Response {
-        let mut response = self.0.kind.status().into_response();
-        response.headers_mut().extend(self.0.headers.clone());
-        response.extensions_mut().insert(self);
-        response
-    }
-}
-
-/// Middleware: writes the bodies of problems.
-pub async fn render(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let instance = (path.len() <= MAX_INSTANCE_BYTES).then(|| path.to_owned());
-    let trace_id = request.extensions().get::<TraceId>().cloned().unwrap_or_default();
-    let mut response = next.run(request).await;
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let body = serde_json::to_vec(&problem.into_body(instance, &trace_id))
-            .expect("strings and numbers are JSON");
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        *response.body_mut() = Body::from(body);
-    }
-    response
 }
 
 /// Answers requests for paths that no route has.

@@ -15,7 +15,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use super::ApiState;
-use super::error::{FieldError, Problem, ProblemKind};
+use super::error::ProblemKind;
+use super::problem::{FieldError, Problem};
 use super::trace::TraceId;
 use crate::db::audit::Actor;
 use crate::report::definition::Slug;

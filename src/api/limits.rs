@@ -11,8 +11,9 @@ use futures::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::ApiState;
-use super::error::{Problem, ProblemKind};
+use super::error::ProblemKind;
 use super::prefer::Wait;
+use super::problem::Problem;
 
 /// A place among the requests in work. A download keeps it until its last byte, longer than the
 /// handler: many slow readers are a load as well.

@@ -5,7 +5,8 @@
 //! | layer | what it does |
 //! |---|---|
 //! | [`trace::observe`] | trace id, span, access log, histogram |
-//! | [`error::render`] | bodies of problems |
+//! | [`problem::render`] | bodies of problems |
+//! | [`caching::forbid_storing`] | nothing is stored unless the handler says so |
 //! | [`limits::catch_panics`] | a panic is a 500, and the process goes on |
 //! | [`limits::shed`] | `/v1` only: too many at once is a 503 at once |
 //! | [`limits::time_out`] | `/v1` only: an answer that does not begin in time is a 503 |
@@ -27,16 +28,20 @@ use utoipa_axum::routes;
 
 use crate::service::Services;
 
+mod caching;
 mod cursor;
 mod docs;
-pub mod error;
+mod error;
 mod etag;
 mod executions;
 mod extract;
+mod follow;
 mod limits;
+mod listing;
 mod openapi;
 mod operations;
 mod prefer;
+mod problem;
 mod query;
 mod range;
 mod reports;
@@ -92,7 +97,8 @@ pub fn router(state: ApiState) -> Router {
         .layer(DefaultBodyLimit::max(max_body_bytes));
     let every_request = ServiceBuilder::new()
         .layer(from_fn(trace::observe))
-        .layer(from_fn(error::render))
+        .layer(from_fn(problem::render))
+        .layer(from_fn(caching::forbid_storing))
         .layer(from_fn(limits::catch_panics));
     Router::from(v1().layer(bounded).merge(operational()))
         .method_not_allowed_fallback(error::method_not_allowed)
@@ -107,8 +113,8 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(reports::list_reports))
         .routes(routes!(reports::show_report))
         .routes(routes!(executions::submit_execution))
-        .routes(routes!(executions::list_executions))
-        .routes(routes!(executions::show_execution))
+        .routes(routes!(listing::list_executions))
+        .routes(routes!(follow::show_execution))
         .routes(routes!(executions::cancel_execution))
         .routes(routes!(executions::retry_execution))
         .routes(routes!(results::download_result))

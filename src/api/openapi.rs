@@ -2,37 +2,66 @@
 
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
+use utoipa::openapi::tag::TagBuilder;
+use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::error::{FieldError, PROBLEM_JSON, Problem, ProblemBody, ProblemKind};
+use super::error::ProblemKind;
+use super::problem::{FieldError, PROBLEM_JSON, Problem, ProblemBody};
 use super::trace::TraceId;
 
 const BEARER: &str = "bearer";
 const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
     Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
 
+const TAGS: [(&str, &str); 5] = [
+    ("reports", "What can be run."),
+    ("executions", "Runs of reports: submit, follow, cancel."),
+    ("results", "Files of completed executions."),
+    ("operations", "For orchestrators and collectors; open."),
+    ("documentation", "This document."),
+];
+
 /// The document: every route of the router, every answer, with examples.
 pub fn openapi() -> OpenApi {
+    let tags =
+        TAGS.map(|(name, about)| TagBuilder::new().name(name).description(Some(about)).build());
     let start = OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
                 .title("Registrar")
                 .version(env!("CARGO_PKG_VERSION"))
+                .license(Some(LicenseBuilder::new().name(env!("CARGO_PKG_LICENSE")).build()))
                 .description(Some(DESCRIPTION)),
         )
+        .tags(Some(tags))
         .build();
     let mut document = OpenApiRouter::with_openapi(start)
         .merge(super::v1())
         .merge(super::operational())
         .into_openapi();
+    type_headers(&mut document);
     add_problems(&mut document);
     add_security(&mut document);
     document
+}
+
+/// A header is there or not, and never null: `Option` in a handler's description says too much.
+fn type_headers(document: &mut OpenApi) {
+    let items = document.paths.paths.values_mut();
+    let parameters = items.flat_map(operations).filter_map(|o| o.parameters.as_mut()).flatten();
+    for parameter in parameters {
+        if let RefOr::T(parameter) = parameter
+            && parameter.parameter_in == ParameterIn::Header
+        {
+            parameter.schema = Some(ObjectBuilder::new().schema_type(Type::String).into());
+        }
+    }
 }
 
 fn add_security(document: &mut OpenApi) {
@@ -58,7 +87,8 @@ fn add_problems(document: &mut OpenApi) {
     components.schemas.extend(schemas);
     components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
     components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
-    for kind in ProblemKind::ALL {
+    // An operation that is in the document never answers that its method is unknown.
+    for kind in ProblemKind::ALL.into_iter().filter(|kind| *kind != ProblemKind::MethodNotAllowed) {
         let status = kind.status().as_u16();
         let name = response_name(status);
         if !components.responses.contains_key(&name) {
@@ -81,7 +111,7 @@ fn add_problems(document: &mut OpenApi) {
 
 /// The error statuses that an operation can answer with.
 fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
-    let mut all = vec![405, 500];
+    let mut all = vec![500];
     if secured {
         all.extend([400, 401, 403, 503]);
     }

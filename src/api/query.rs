@@ -3,7 +3,8 @@
 
 use std::str::FromStr;
 
-use super::error::{FieldError, Problem, ProblemKind};
+use super::error::ProblemKind;
+use super::problem::{FieldError, Problem};
 
 /// Most parameters that are looked at.
 const MAX_PAIRS: usize = 50;

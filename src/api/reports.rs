@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::error::Problem;
 use super::extract::{Authenticated, ReportSlug};
+use super::problem::Problem;
 use super::query::QueryReader;
 use crate::config::ReportConfig;
 use crate::report::Limits;
@@ -20,7 +20,7 @@ use crate::writer::Format;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReportList {
     /// By slug.
-    pub items: Vec<ReportSummary>,
+    pub reports: Vec<ReportSummary>,
 }
 
 /// A report in a list.
@@ -147,7 +147,7 @@ impl Report {
         status = 200,
         description = "The reports, by slug.",
         body = ReportList,
-        example = json!({"items": [summary_example()]}),
+        example = json!({"reports": [summary_example()]}),
     ))
 )]
 pub async fn list_reports(
@@ -157,8 +157,8 @@ pub async fn list_reports(
 ) -> Result<Json<ReportList>, Problem> {
     QueryReader::new(query.as_deref()).finish()?;
     let entries = state.services.list_reports(&caller).await?;
-    let items = entries.iter().map(|entry| ReportSummary::new(&entry.definition, entry.version));
-    Ok(Json(ReportList { items: items.collect() }))
+    let reports = entries.iter().map(|entry| ReportSummary::new(&entry.definition, entry.version));
+    Ok(Json(ReportList { reports: reports.collect() }))
 }
 
 /// Show a report, its parameters and limits

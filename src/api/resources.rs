@@ -233,6 +233,21 @@ fn result(execution: &Execution) -> Option<ResultSummary> {
     })
 }
 
+/// An execution on its way to its end, for the documentation.
+pub fn cancelling_example() -> Value {
+    let mut execution = pending_example();
+    execution["status"] = json!("cancelling");
+    execution["attempt"] = json!(1);
+    execution["started_at"] = json!("2026-03-01T08:00:01Z");
+    execution["progress"] = json!({"rows": 4096, "bytes": 262144});
+    execution["queue_position"] = Value::Null;
+    execution["links"] = json!({
+        "self": "/v1/executions/71",
+        "report": "/v1/reports/gpa-ranking"
+    });
+    execution
+}
+
 /// A completed execution, for the documentation.
 pub fn completed_example() -> Value {
     json!({

@@ -17,10 +17,11 @@ use object_store::GetRange;
 use serde_json::json;
 
 use super::ApiState;
-use super::error::{Problem, ProblemKind};
+use super::error::ProblemKind;
 use super::etag::ETag;
 use super::extract::{Authenticated, ExecutionId};
 use super::limits::Place;
+use super::problem::Problem;
 use super::range::{Wanted, wanted};
 use crate::report::manifest::Manifest;
 use crate::service::results::ResultFile;

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::error::{FieldError, Problem, ProblemKind};
+use super::error::ProblemKind;
+use super::problem::{FieldError, Problem};
 use crate::report::Presentation;
 use crate::service::executions::{IdempotencyKey, Submission};
 use crate::writer::{Format, Reader};
@@ -43,19 +44,19 @@ impl Delimiter {
 #[serde(deny_unknown_fields)]
 pub struct SubmissionBody {
     /// Values for the report's parameters; the report's `parameters` is their JSON Schema.
-    #[schema(value_type = Object, default = json!({}))]
+    #[schema(value_type = Object, required = false, default = json!({}))]
     pub parameters: Map<String, Value>,
     /// Format of the file.
-    #[schema(default = "csv")]
+    #[schema(required = false, default = "csv")]
     pub format: Format,
     /// Who reads the file.
-    #[schema(default = "machine")]
+    #[schema(required = false, default = "machine")]
     pub reader: Reader,
     /// Whether a CSV starts with a byte order mark, which some spreadsheets need to see UTF-8.
-    #[schema(default = false)]
+    #[schema(required = false, default = false)]
     pub byte_order_mark: bool,
     /// What separates the fields of a CSV.
-    #[schema(default = ",")]
+    #[schema(required = false, default = ",")]
     pub delimiter: Delimiter,
 }
 

@@ -75,6 +75,18 @@ impl Caller {
         self.require_codename(permission.codename())
     }
 
+    /// Refuses a caller who may look at no execution at all: who runs reports follows their own,
+    /// who sees all need not run any.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub fn require_following(&self) -> Result<(), ServiceError> {
+        if self.may(Permission::ExecutionsViewAll.codename()) {
+            return Ok(());
+        }
+        self.require(Permission::ReportsRun)
+    }
+
     /// Refuses a caller without the permission of this codename.
     ///
     /// # Errors

@@ -145,8 +145,8 @@ impl Services {
     /// What a submission would take, without running it. Checks all that a submit checks.
     ///
     /// # Errors
-    /// As [`Services::submit`], and [`ServiceError::Internal`] where the server refuses the query.
-    /// Values that the query cannot compute with are a bad field.
+    /// As [`Services::submit`], and [`ServiceError::ReportFails`] where the server refuses the
+    /// query. Values that the query cannot compute with are a bad field.
     pub async fn estimate(
         &self,
         caller: &Caller,
@@ -180,7 +180,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::NotFound`], also for one that the caller may not know of.
     pub async fn follow(&self, caller: &Caller, id: i64) -> Result<Followed, ServiceError> {
-        caller.require(Permission::ReportsRun)?;
+        caller.require_following()?;
         let mut connection = self.db.acquire().await?;
         let execution = self.visible(&mut connection, caller, id).await?;
         drop(connection);
@@ -204,7 +204,7 @@ impl Services {
         mut filter: Filter,
         limit: i64,
     ) -> Result<Vec<Execution>, ServiceError> {
-        caller.require(Permission::ReportsRun)?;
+        caller.require_following()?;
         if !caller.may(Permission::ExecutionsViewAll.codename()) {
             // Nobody's executions, rather than everybody's, for a caller without an account.
             filter.executed_by = Some(caller.user_id.unwrap_or(0));
@@ -218,7 +218,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::WrongState`] when it has ended or is being cancelled already.
     pub async fn cancel(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
-        caller.require(Permission::ReportsRun)?;
+        caller.require_following()?;
         let mut tx = self.db.begin().await?;
         let execution = self.visible(&mut tx, caller, id).await?;
         if execution.executed_by.is_none() || execution.executed_by != caller.user_id {
@@ -253,7 +253,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::WrongState`] in any other state.
     pub async fn retry(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
-        caller.require(Permission::ReportsRun)?;
+        caller.require_following()?;
         let mut tx = self.db.begin().await?;
         let execution = self.visible(&mut tx, caller, id).await?;
         if execution.executed_by.is_none() || execution.executed_by != caller.user_id {
@@ -383,7 +383,11 @@ fn estimate_failed(error: ReportError) -> ServiceError {
         ReportError::Sql { ref sqlstate, .. } if sqlstate.starts_with("22") => {
             ServiceError::BadField { field: "/parameters", expected: error.public_message() }
         }
-        error => ServiceError::Internal(error.into()),
+        // A table was locked for too long, or the server busy.
+        error if error.is_transient() || matches!(error, ReportError::Timeout { .. }) => {
+            ServiceError::DatabaseUnavailable(sqlx::Error::Io(std::io::Error::other(error)))
+        }
+        error => ServiceError::ReportFails { code: error.code(), message: error.public_message() },
     }
 }
 

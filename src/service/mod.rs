@@ -64,6 +64,14 @@ pub enum ServiceError {
         /// What was expected.
         expected: String,
     },
+    /// The report cannot be run as it is; its author must mend it.
+    #[error("the report cannot be run: {message}")]
+    ReportFails {
+        /// For programs, see [`crate::report::error::ReportError::code`].
+        code: &'static str,
+        /// For people. Never holds a value.
+        message: String,
+    },
     /// The execution is in a state that does not allow this.
     #[error("the execution is {status}")]
     WrongState {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::executions::typed;
-use super::{Caller, Permission, ServiceError, Services};
+use super::{Caller, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Execution, Status};
@@ -81,13 +81,20 @@ impl Services {
     /// Reads a result, or a range of it.
     ///
     /// # Errors
-    /// [`ServiceError::StoreUnavailable`]
+    /// [`ServiceError::StoreUnavailable`], and [`ServiceError::Internal`] when the object is not
+    /// as large as the file that was published: better no answer than another file.
     pub async fn read_result(
         &self,
         file: &ResultFile,
         range: Option<ByteRange>,
     ) -> Result<Reading, ServiceError> {
-        Ok(self.store.read(&file.path, range).await?)
+        let reading = self.store.read(&file.path, range).await?;
+        let (found, published) = (reading.size_bytes(), file.size_bytes);
+        if found != published {
+            let fault = anyhow::anyhow!("{} has {found} bytes, not {published}", file.path);
+            return Err(ServiceError::Internal(fault));
+        }
+        Ok(reading)
     }
 
     /// Reads the manifest of an execution: JSON, see [`crate::report::manifest::Manifest`].
@@ -135,7 +142,7 @@ impl Services {
     /// A completed execution whose result the caller may read now: it is theirs or they may see
     /// all, and they still hold the permission that the report asks for.
     async fn readable(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
-        caller.require(Permission::ReportsRun)?;
+        caller.require_following()?;
         let mut connection = self.db.acquire().await?;
         let execution = self.visible(&mut connection, caller, id).await?;
         if let Some(stored) = definitions::find_by_slug(&mut connection, &execution.slug).await?
