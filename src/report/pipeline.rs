@@ -173,7 +173,11 @@ pub async fn run(
         (Err(error), _) => Err(error),
     };
     let done = match done {
-        Ok(written) => destination.complete().await.map(|()| written),
+        // A store that does not answer the last request must not outlive a stop either.
+        Ok(written) => tokio::select! {
+            completed = destination.complete() => completed.map(|()| written),
+            () = watch.stop.cancelled() => Err(ReportError::Stopped),
+        },
         Err(error) => Err(error),
     };
     if done.is_err() {

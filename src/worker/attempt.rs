@@ -178,7 +178,11 @@ async fn work(
         opened.export(&order, services.store.part_bytes(), &mut destination, &watch).await?;
     let manifest = manifest(&context, &claimed, &order, version, digest, &exported).await;
     let document = serde_json::to_vec_pretty(&manifest).map_err(bad_definition)?;
-    services.store.put(&ObjectKey::Manifest(key).path(), document.into()).await?;
+    let manifest_path = ObjectKey::Manifest(key).path();
+    tokio::select! {
+        stored = services.store.put(&manifest_path, document.into()) => stored?,
+        () = watch.stop.cancelled() => return Err(ReportError::Stopped),
+    }
     let days =
         definition.expires_after_days().unwrap_or(services.config.report.expires_after_days).get();
     Ok(Finished { exported, path, expires_after_days: i32::try_from(days).unwrap_or(i32::MAX) })
