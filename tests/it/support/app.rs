@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::{Contents, REPORT_PASSWORD, TestDatabase, sql};
 use super::eventually;
+use super::http::Http;
 use super::panicking_store::panicking_store;
 use super::process::Process;
 use super::proxy::PostgresProxy;
@@ -260,6 +261,11 @@ impl TestApp {
         submission: &Submission,
     ) -> Result<Submitted, ServiceError> {
         self.services.submit(caller, slug, submission).await
+    }
+
+    /// Serves the API on a free port.
+    pub async fn http(&self) -> Http {
+        Http::start(self.services.clone()).await
     }
 
     /// Starts a worker in this process and waits until it is on the list of workers.

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod database;
+pub mod http;
 mod panicking_store;
 pub mod process;
 pub mod proxy;
@@ -35,4 +36,10 @@ pub async fn eventually<T>(
         assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Chooses the cryptography of TLS clients, as the command line does at its start. A second time
+/// it is refused, which is right.
+pub fn install_crypto() {
+    let _already = rustls::crypto::ring::default_provider().install_default();
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -23,6 +24,9 @@ pub const BUCKET: &str = "results";
 pub const ACCESS_KEY: &str = "tests";
 /// See [`ACCESS_KEY`].
 pub const SECRET_KEY: &str = "secret-of-the-tests";
+
+/// How long requests to the disk may hold up the server's end.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +77,7 @@ pub struct S3Server {
 impl S3Server {
     /// Starts a server with an empty bucket on a free port.
     pub fn start() -> Self {
-        // As the command line does at its start; a second time it is refused, which is right.
-        let _already = rustls::crypto::ring::default_provider().install_default();
+        super::install_crypto();
         let root = TempDir::new().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -102,11 +105,12 @@ impl S3Server {
         self.running = Some(runtime);
     }
 
-    /// Ends the server and all its connections.
+    /// Ends the server and all its connections, and waits until its port is free.
     pub fn stop(&mut self) {
-        if let Some(runtime) = self.running.take() {
-            runtime.shutdown_background();
-        }
+        let Some(runtime) = self.running.take() else { return };
+        // On a thread, because a runtime must not be waited for in another one.
+        let ending = std::thread::spawn(move || runtime.shutdown_timeout(END_LIMIT));
+        ending.join().unwrap();
     }
 
     /// Where it listens.
