@@ -184,9 +184,9 @@ fn summary_example() -> Value {
     json!({
         "slug": "gpa-ranking",
         "title": "GPA ranking with ties",
-        "description": "Students ranked by GPA; equal averages share a rank.",
+        "description": "People ranked by their average; equal averages share a rank.",
         "version": 2,
-        "tags": ["results", "student"],
+        "tags": ["results", "ranking"],
         "links": {
             "self": "/v1/reports/gpa-ranking",
             "executions": "/v1/reports/gpa-ranking/executions"

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::store::ByteRange;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::header::{
@@ -13,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
-use object_store::GetRange;
 use serde_json::json;
 
 use super::ApiState;
@@ -49,7 +49,7 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
             status = 200,
             description = "The file.",
             content(
-                (String = "text/csv", example = "programme,students\nBSc Physics,412\n"),
+                (String = "text/csv", example = "unit,people\nPhysics,412\n"),
                 (Vec<u8> =
                     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
             ),
@@ -64,7 +64,7 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
         (
             status = 206,
             description = "A part of the file.",
-            content((String = "text/csv", example = "programme,students\n")),
+            content((String = "text/csv", example = "unit,people\n")),
             headers(("Content-Range" = String, description = "Which part, of how many bytes.")),
         ),
         (status = 304, description = "You have it."),
@@ -101,7 +101,7 @@ pub async fn download_result(
         return Ok((status, answer).into_response());
     }
     state.services.record_download(&caller, id).await?;
-    let part = (status == StatusCode::PARTIAL_CONTENT).then_some(GetRange::Bounded(bytes));
+    let part = (status == StatusCode::PARTIAL_CONTENT).then_some(ByteRange::Bounded(bytes));
     let reading = state.services.read_result(&file, part).await?;
     let stream = reading.into_stream().map(move |piece| {
         // Moved in: the download holds its place among the requests in work to the last byte.
@@ -185,7 +185,7 @@ fn manifest_example() -> serde_json::Value {
         "report": "gpa-ranking",
         "definition_version": 2,
         "definition_sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
-        "parameters": {"rank_within": "programme", "min_credits": 30},
+        "parameters": {"rank_within": "unit", "min_results": 30},
         "file_name": "gpa-ranking-71.csv",
         "format": "csv",
         "reader": "machine",

@@ -44,9 +44,8 @@ const MODULES: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["api"]),
     ("tower", &["api"]),
-    ("tower_http", &["api"]),
     ("apalis", &["worker"]),
-    ("apalis_postgres", &["queue", "schema", "worker"]),
+    ("apalis_postgres", &["queue", "worker"]),
     ("object_store", &["store"]),
     ("rust_xlsxwriter", &["writer"]),
     ("zip", &["writer"]),
