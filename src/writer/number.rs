@@ -14,6 +14,10 @@ use super::{Numeric, NumericSign};
 
 /// Longest `{:e}` of an `f64`: sign, 17 digits, point, `e`, sign and three exponent digits.
 const SCRATCH: usize = 32;
+/// Decimal digits that an `f64` always keeps.
+const KEPT_DIGITS: usize = 15;
+/// Powers of ten within which every number of 15 digits is a normal `f64`.
+const MAX_MAGNITUDE: usize = 300;
 
 /// The two ASCII digits of a number below 100.
 pub(super) const fn pair(value: u32) -> [u8; 2] {
@@ -89,6 +93,30 @@ pub(super) fn push_numeric(out: &mut Vec<u8>, value: &Numeric<'_>) {
         left -= shown;
         index += 1;
     }
+}
+
+/// The decimal without the zeros that end its fraction, `None` when a reader that makes an `f64`
+/// of it, as Excel and JavaScript do, does not keep all of its digits.
+pub(super) fn held_decimal(text: &[u8]) -> Option<&[u8]> {
+    if !text.last().is_some_and(u8::is_ascii_digit) {
+        return None; // NaN or an infinity
+    }
+    let point = text.iter().position(|&byte| byte == b'.');
+    let text = match point {
+        Some(point) => {
+            let last = text.iter().rposition(|&byte| byte != b'0').unwrap_or(0);
+            &text[..if last == point { point } else { last + 1 }]
+        }
+        None => text,
+    };
+    if text.len() > MAX_MAGNITUDE {
+        return None;
+    }
+    let significant = |byte: &u8| matches!(byte, b'1'..=b'9');
+    let Some(first) = text.iter().position(significant) else { return Some(text) };
+    let last = text.iter().rposition(significant).unwrap_or(first);
+    let inner_point = point.is_some_and(|point| first < point && point < last);
+    (last - first + 1 - usize::from(inner_point) <= KEPT_DIGITS).then_some(text)
 }
 
 /// Appends a `double precision`, or with `f32` a `real`.

@@ -6,7 +6,7 @@ use std::io::Write;
 use rust_xlsxwriter::utility::column_number_to_name;
 
 use super::super::calendar::Zone;
-use super::super::number::push_int;
+use super::super::number::{held_decimal, push_int};
 use super::super::text::push_text;
 use super::super::{Adjustment, Cell, Column};
 use super::package::Styles;
@@ -175,7 +175,7 @@ impl Rows {
 
     fn push_numeric(&mut self, cell: Cell<'_>) {
         let text = self.text_of(cell);
-        if let Some(decimal) = serial::held_decimal(&text) {
+        if let Some(decimal) = held_decimal(&text) {
             self.begin_cell(NUMBER);
             self.buffer.extend_from_slice(decimal);
             self.buffer.extend_from_slice(END_VALUE);

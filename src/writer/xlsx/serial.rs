@@ -2,10 +2,6 @@
 
 use super::super::calendar::MICROS_PER_DAY;
 
-/// Digits that Excel keeps of a number that it reads or shows.
-const KEPT_DIGITS: usize = 15;
-/// Powers of ten within which every number of 15 digits is a normal `f64`.
-const MAX_MAGNITUDE: usize = 300;
 /// 1900-01-01 in days since 2000-01-01.
 const FIRST_DAY: i64 = -36_524;
 /// 9999-12-31 in days since 2000-01-01.
@@ -45,25 +41,4 @@ pub(super) fn holds_int(value: i64) -> bool {
 /// Excel has no infinities, no NaN and no numbers that are too small to be normal.
 pub(super) fn holds_float(value: f64) -> bool {
     value == 0.0 || value.is_normal()
-}
-
-/// The decimal without the zeros that end its fraction, `None` when Excel does not keep all of
-/// its digits.
-pub(super) fn held_decimal(text: &[u8]) -> Option<&[u8]> {
-    let point = text.iter().position(|&byte| byte == b'.');
-    let text = match point {
-        Some(point) => {
-            let last = text.iter().rposition(|&byte| byte != b'0').unwrap_or(0);
-            &text[..if last == point { point } else { last + 1 }]
-        }
-        None => text,
-    };
-    if text.len() > MAX_MAGNITUDE {
-        return None;
-    }
-    let significant = |byte: &u8| matches!(byte, b'1'..=b'9');
-    let Some(first) = text.iter().position(significant) else { return Some(text) };
-    let last = text.iter().rposition(significant).unwrap_or(first);
-    let inner_point = point.is_some_and(|point| first < point && point < last);
-    (last - first + 1 - usize::from(inner_point) <= KEPT_DIGITS).then_some(text)
 }

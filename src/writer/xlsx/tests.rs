@@ -20,6 +20,10 @@ fn numeric(digits: &[u8], weight: i16, scale: u16) -> Cell<'_> {
     Cell::Numeric(Numeric { digits, weight, sign: NumericSign::Positive, scale })
 }
 
+fn not_a_number(sign: NumericSign) -> Cell<'static> {
+    Cell::Numeric(Numeric { digits: &[], weight: 0, sign, scale: 0 })
+}
+
 fn written(columns: &[Column], rows: &[Vec<Cell<'_>>], remark: Option<&str>) -> (Vec<u8>, Summary) {
     limited(columns, rows, remark, Limits::EXCEL)
 }
@@ -200,12 +204,14 @@ fn numbers_that_excel_would_change_are_text() {
         (Cell::Float4(f32::INFINITY), "Infinity"),
         (Cell::Float8(5e-324), "5e-324"),
         (numeric(&[0, 1, 0, 0, 0, 0, 0, 0, 0, 1], 4, 0), "10000000000000001"),
+        (not_a_number(NumericSign::NaN), "NaN"),
+        (not_a_number(NumericSign::NegativeInfinity), "-Infinity"),
     ];
     let (file, summary) =
         written(&[column("n", Kind::Numeric)], &as_text.map(|(cell, _)| vec![cell]), None);
     let read: Vec<_> = read(file)[0].1[1..].iter().map(|row| row[0].clone()).collect();
     assert_eq!(read, as_text.map(|(_, text)| Data::String(text.to_owned())));
-    assert_eq!(summary.adjusted, [(Adjustment::NumberAsText, 7)].into());
+    assert_eq!(summary.adjusted, [(Adjustment::NumberAsText, 9)].into());
 }
 
 #[test]
