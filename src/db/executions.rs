@@ -801,6 +801,8 @@ pub async fn note_ticket(
 pub struct Orphan {
     /// The execution.
     pub id: i64,
+    /// When it was submitted.
+    pub created_at: DateTime<Utc>,
     /// The attempt that was lost.
     pub attempt: i32,
     /// Failed tries before it.
@@ -833,8 +835,8 @@ pub async fn lock_orphans(
     limit: i64,
 ) -> Result<Vec<Orphan>, sqlx::Error> {
     sqlx::query_as(
-        "select e.id, e.attempt, e.failed_attempts, e.max_attempts, e.status, e.lease_owner,
-                e.backend_pid, e.backend_start
+        "select e.id, e.created_at, e.attempt, e.failed_attempts, e.max_attempts, e.status,
+                e.lease_owner, e.backend_pid, e.backend_start
            from report_executions e
           where e.status in ('processing', 'cancelling')
             and e.lease_until is not null

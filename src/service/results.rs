@@ -120,9 +120,7 @@ impl Services {
     pub async fn expire_results(&self) -> Result<u64, ServiceError> {
         let mut expired = 0;
         for due in executions::list_expiring(&self.db, EXPIRE_BATCH).await? {
-            for object in self.store.list(&execution_folder(due.created_at, due.id)).await? {
-                self.store.delete(&object.location).await?;
-            }
+            self.store.remove_folder(&execution_folder(due.created_at, due.id)).await?;
             let mut tx = self.db.begin().await?;
             if executions::expire(&mut tx, due.id).await? {
                 let event = audit::Event {

@@ -32,9 +32,14 @@ pub struct AttemptKey<'a> {
     pub slug: &'a str,
 }
 
+/// The folder of one attempt of an execution.
+pub fn attempt_folder(created_at: DateTime<Utc>, execution: i64, attempt: i32) -> String {
+    format!("{}/{attempt}", execution_folder(created_at, execution))
+}
+
 impl AttemptKey<'_> {
     fn folder(&self) -> String {
-        format!("{}/{}", execution_folder(self.created_at, self.execution), self.attempt)
+        attempt_folder(self.created_at, self.execution, self.attempt)
     }
 }
 

@@ -70,6 +70,9 @@ impl StoreError {
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     part_bytes: usize,
+    /// The folder of a local store: uploads that were cut off leave files there that are no
+    /// objects.
+    local_root: Option<PathBuf>,
 }
 
 impl Store {
@@ -78,16 +81,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Settings`] naming the key.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        let inner: Arc<dyn ObjectStore> = match config.url.strip_prefix("s3://") {
-            Some(location) => s3(location, config)?,
-            None => local(&config.url)?,
-        };
-        Ok(Self { inner, part_bytes: config.part_bytes })
+        let part_bytes = config.part_bytes;
+        if let Some(location) = config.url.strip_prefix("s3://") {
+            return Ok(Self { inner: s3(location, config)?, part_bytes, local_root: None });
+        }
+        let (inner, root) = local(&config.url)?;
+        Ok(Self { inner, part_bytes, local_root: Some(root) })
     }
 
     /// A store over any implementation: tests put one that fails here.
     pub fn from_object_store(inner: Arc<dyn ObjectStore>, part_bytes: usize) -> Self {
-        Self { inner, part_bytes }
+        Self { inner, part_bytes, local_root: None }
     }
 
     /// Size of one part of an upload.
@@ -155,6 +159,27 @@ impl Store {
         }
     }
 
+    /// Deletes every object below a folder, and what uploads that were cut off have left there.
+    ///
+    /// On S3 those leave parts that only the server can list by upload: set a lifecycle rule that
+    /// aborts incomplete uploads after a day.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`]; what was deleted before stays deleted.
+    pub async fn remove_folder(&self, folder: &str) -> Result<(), StoreError> {
+        for object in self.list(folder).await? {
+            self.delete(&object.location).await?;
+        }
+        let Some(root) = &self.local_root else { return Ok(()) };
+        match tokio::fs::remove_dir_all(root.join(folder)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let source = object_store::Error::Generic { store: "local", source: error.into() };
+                Err(StoreError::request("delete", &ObjectPath::from(folder), source))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The objects below a folder.
     ///
     /// # Errors
@@ -190,7 +215,7 @@ impl Reading {
     }
 }
 
-fn local(url: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn local(url: &str) -> Result<(Arc<dyn ObjectStore>, PathBuf), StoreError> {
     let folder = match url.strip_prefix("file://") {
         Some(path) => PathBuf::from(path),
         None if url.contains("://") => {
@@ -205,7 +230,7 @@ fn local(url: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     };
     std::fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
     let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| failed(&error))?;
-    Ok(Arc::new(store.with_automatic_cleanup(true)))
+    Ok((Arc::new(store.with_automatic_cleanup(true)), folder))
 }
 
 fn s3(location: &str, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {

@@ -25,7 +25,7 @@ use crate::report::parameters::BoundParameters;
 use crate::report::pipeline::{Destination, Watch};
 use crate::report::{self, Exported, Limits, Order, Presentation};
 use crate::service::results::file_name;
-use crate::store::key::execution_folder;
+use crate::store::key::attempt_folder;
 use crate::store::{AttemptKey, ObjectKey, ObjectPath};
 
 /// How often a running attempt looks whether it may go on.
@@ -344,7 +344,7 @@ async fn settle(
         return Ok("completed");
     }
     // Not published: what was written is nobody's.
-    drop_files(context, claimed, FilesOf::ThisAttempt).await;
+    drop_files(context, claimed, claimed.attempt).await;
     let db = &context.services.db;
     match (reason, outcome) {
         (Some(StopReason::Lost), _) => {
@@ -401,8 +401,9 @@ async fn publish(
         "completed execution {}",
         claimed.id
     );
-    if claimed.attempt > 1 {
-        drop_files(context, claimed, FilesOf::EarlierAttempts).await;
+    // What attempts left behind that could not clean up after themselves.
+    for earlier in 1..claimed.attempt {
+        drop_files(context, claimed, earlier).await;
     }
     Ok(true)
 }
@@ -523,34 +524,12 @@ fn retry_pause(context: &Context, failed_attempts: i32) -> Duration {
     (base * 2_u32.pow(doublings)).min(MAX_RETRY_PAUSE)
 }
 
-/// Which files of an execution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FilesOf {
-    ThisAttempt,
-    EarlierAttempts,
-}
-
-/// Deletes files that will never be published. A failure is logged: it must not change the
-/// outcome, and the folder goes when the execution expires.
-async fn drop_files(context: &Context, claimed: &Claimed, which: FilesOf) {
-    let store = &context.services.store;
-    let folder = execution_folder(claimed.created_at, claimed.id);
-    let objects = match store.list(&folder).await {
-        Ok(objects) => objects,
-        Err(error) => {
-            tracing::warn!(%error, "cannot list files of an execution");
-            return;
-        }
-    };
-    let own = ObjectPath::from(format!("{folder}/{}", claimed.attempt));
-    for object in objects {
-        let is_own = object.location.prefix_matches(&own);
-        if is_own != (which == FilesOf::ThisAttempt) {
-            continue;
-        }
-        if let Err(error) = store.delete(&object.location).await {
-            tracing::warn!(%error, "cannot delete a file that is not published");
-        }
+/// Deletes what an attempt wrote and nobody will publish. A failure is logged: it must not change
+/// the outcome, and the folder goes when the execution expires.
+async fn drop_files(context: &Context, claimed: &Claimed, attempt: i32) {
+    let folder = attempt_folder(claimed.created_at, claimed.id, attempt);
+    if let Err(error) = context.services.store.remove_folder(&folder).await {
+        tracing::warn!(%error, "cannot delete files that are not published");
     }
 }
 

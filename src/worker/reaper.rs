@@ -13,6 +13,7 @@ use super::Context;
 use crate::db::audit::{self, Actor};
 use crate::db::executions::{self, Backend, Orphan, Status};
 use crate::queue;
+use crate::store::key::attempt_folder;
 
 /// A worker whose lock is free and that was not seen for this long is gone. Longer than a
 /// reconnect takes, shorter than anybody's patience.
@@ -78,6 +79,13 @@ async fn rescue(context: &Context) -> anyhow::Result<usize> {
         }
     }
     tx.commit().await?;
+    for orphan in &orphans {
+        // What it had uploaded. If its worker lives after all, it finds that it may not publish.
+        let folder = attempt_folder(orphan.created_at, orphan.id, orphan.attempt);
+        if let Err(error) = context.services.store.remove_folder(&folder).await {
+            tracing::warn!(execution.id = orphan.id, %error, "cannot delete files of an orphan");
+        }
+    }
     Ok(orphans.len())
 }
 
