@@ -1,6 +1,7 @@
 //! The one integration binary: folders and files are named after `src`.
 #![expect(clippy::unwrap_used, reason = "a test says why it failed")]
 
+mod api;
 mod support;
 
 mod idempotency;
