@@ -65,3 +65,33 @@ pub async fn catch_panics(request: Request, next: Next) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::middleware::from_fn;
+    use tower::Service;
+
+    use super::super::problem::render;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_tells_nothing() {
+        async fn panics() -> Response {
+            panic!("a secret")
+        }
+        let mut app = Router::<()>::new()
+            .fallback(panics)
+            .layer(from_fn(catch_panics))
+            .layer(from_fn(render));
+        let request = Request::builder().uri("/somewhere").body(Body::empty()).expect("a request");
+        let response = app.call(request).await.expect("a router cannot fail");
+        assert_eq!(response.status(), 500);
+        let body = to_bytes(response.into_body(), 10_000).await.expect("a small body");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["type"], "/problems/internal");
+        assert_eq!(body["instance"], "/somewhere");
+        assert!(!body.to_string().contains("secret"), "{body}");
+    }
+}

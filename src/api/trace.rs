@@ -161,6 +161,46 @@ mod tests {
         }
     }
 
+    /// Where a test's log goes.
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_one_log_line_without_what_was_asked() {
+        use tower::Service;
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let mut app = axum::Router::<()>::new()
+            .fallback(|| async { axum::http::StatusCode::IM_A_TEAPOT })
+            .layer(axum::middleware::from_fn(observe));
+        let request = Request::builder()
+            .uri("/people/42?email=ana@tesc.example")
+            .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"))
+            .body(axum::body::Body::empty())
+            .expect("a request");
+        app.call(request).await.expect("a router cannot fail");
+        let text = String::from_utf8(log.0.lock().expect("nobody panics").clone()).expect("UTF-8");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for needle in [TRACE, "GET unmatched answered 418", "status=418", "duration_ms="] {
+            assert!(text.contains(needle), "{needle} in {text}");
+        }
+        assert!(!text.contains("42") && !text.contains("ana@"), "{text}");
+    }
+
     proptest! {
         #[test]
         fn every_request_has_a_legal_trace(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
