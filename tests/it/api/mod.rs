@@ -7,50 +7,24 @@ mod follow;
 mod operations;
 mod results;
 
-use std::net::SocketAddr;
-use std::sync::LazyLock;
-
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use registrar::api::{self, ApiState};
-use registrar::telemetry;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::TestApp;
 use crate::support::app::Builder;
-
-/// One recorder for the process, as in production.
-static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
-    telemetry::init_metrics().unwrap_or_else(|_| PrometheusBuilder::new().build_recorder().handle())
-});
+use crate::support::http::Http;
 
 /// A served app.
 struct Api {
+    http: Http,
     app: TestApp,
-    address: SocketAddr,
-    client: reqwest::Client,
-    shutdown: CancellationToken,
-    served: JoinHandle<std::io::Result<()>>,
 }
 
 impl Api {
-    /// Serves an app on a free port.
     async fn start(app: Builder) -> Self {
-        // The second test of a process finds that the first has done it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let app = app.await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let state = ApiState::new(app.services.clone(), METRICS.clone(), shutdown.clone());
-        let served = tokio::spawn(api::serve(listener, state));
-        let client =
-            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { app, address, client, shutdown, served }
+        Self { http: app.http().await, app }
     }
 
     /// With sample data and the report `numbers`: three rows.
@@ -70,7 +44,7 @@ impl Api {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.address))
+        self.http.request(method, path)
     }
 
     fn get(&self, path: &str) -> RequestBuilder {

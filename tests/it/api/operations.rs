@@ -127,28 +127,24 @@ async fn too_many_requests_at_once_are_503_at_once_and_health_still_answers() {
     let request = api.get(&format!("/v1/executions/{id}")).bearer_auth(&token);
     let request = request.header("Prefer", "wait=30");
     // Whichever of the two comes first takes the place; the poll insists.
-    let polling = tokio::spawn(async move {
-        eventually("a place for the poll", Duration::from_secs(20), async || {
-            let answer = request.try_clone().expect("it has no body").answer().await;
-            (answer.status != 503).then_some(answer)
+    let poll = eventually("a place for the poll", Duration::from_secs(20), async || {
+        let answer = request.try_clone().expect("it has no body").answer().await;
+        (answer.status != 503).then_some(answer)
+    });
+    let meanwhile = async {
+        let refused = eventually("a refusal", Duration::from_secs(20), async || {
+            let answer = api.get("/v1/reports").bearer_auth(&token).answer().await;
+            (answer.status != 200).then_some(answer)
         })
-        .await
-    });
-    let refused = eventually("a refusal", Duration::from_secs(20), async || {
-        let answer = api.get("/v1/reports").bearer_auth(&token).answer().await;
-        (answer.status != 200).then_some(answer)
-    });
-    let refused = refused.await;
-    refused.problem(503, "overloaded");
-    assert!(refused.header("retry-after").parse::<u32>().unwrap() >= 1);
-    assert_eq!(api.get("/healthz").answer().await.status, 200);
-    assert_eq!(api.get("/readyz").answer().await.status, 200);
-    let mut connection = api.app.services.db.acquire().await.unwrap();
-    sqlx::query("update report_executions set status = 'cancelled'")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    assert_eq!(polling.await.unwrap().status, 200);
+        .await;
+        refused.problem(503, "overloaded");
+        assert!(refused.header("retry-after").parse::<u32>().unwrap() >= 1);
+        assert_eq!(api.get("/healthz").answer().await.status, 200);
+        assert_eq!(api.get("/readyz").answer().await.status, 200);
+        api.app.execute("update report_executions set status = 'cancelled'").await;
+    };
+    let (polled, ()) = tokio::join!(poll, meanwhile);
+    assert_eq!(polled.json(200)["status"], "cancelled");
     // The place is free again.
     assert_eq!(api.get("/v1/reports").bearer_auth(&token).answer().await.status, 200);
 }
@@ -193,7 +189,7 @@ async fn a_request_that_takes_too_long_is_503() {
 
 #[tokio::test]
 async fn a_stopping_service_is_not_ready_and_finishes_what_is_open() {
-    let api = Api::start(TestApp::new()).await;
+    let mut api = Api::start(TestApp::new()).await;
     let sql = "select n, repeat('x', 1000) as x from generate_series(1, 30000) n";
     api.app.define("large", sql).await;
     let token = api.app.token("ana").await;
@@ -201,34 +197,33 @@ async fn a_stopping_service_is_not_ready_and_finishes_what_is_open() {
     let request = api.get(&format!("/v1/executions/{id}/result")).bearer_auth(&token);
     let download = request.send().await.unwrap();
     // A connection that is accepted and has sent half of its request.
-    let mut half = TcpStream::connect(api.address).await.unwrap();
+    let address = api.http.base.strip_prefix("http://").unwrap().to_owned();
+    let mut half = TcpStream::connect(&address).await.unwrap();
     half.write_all(b"GET /readyz HTTP/1.1\r\nhost: registrar\r\n").await.unwrap();
     // Accepted for certain once a later connection was answered.
     assert_eq!(api.get("/healthz").answer().await.status, 200);
-    api.shutdown.cancel();
+    api.http.shutdown.cancel();
     half.write_all(b"connection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     half.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("shutting_down"), "{answer}");
     assert!(download.bytes().await.unwrap().len() > 30_000_000);
-    let ended = tokio::time::timeout(Duration::from_secs(15), api.served).await;
-    ended.expect("nothing is open any more").unwrap().unwrap();
-    assert!(TcpStream::connect(api.address).await.is_err(), "nothing listens any more");
+    api.http.ended(Duration::from_secs(15)).await;
+    assert!(TcpStream::connect(address).await.is_err(), "nothing listens any more");
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_delays_the_end_only_as_long_as_it_may() {
     let app = TestApp::new().with(|config| config.http.shutdown_grace_secs = 1);
-    let api = Api::start(app).await;
+    let mut api = Api::start(app).await;
     let sql = "select n, repeat('x', 1000) as x from generate_series(1, 30000) n";
     api.app.define("large", sql).await;
     let token = api.app.token("ana").await;
     let id = api.completed("large", &token).await;
     let request = api.get(&format!("/v1/executions/{id}/result")).bearer_auth(&token);
     let download = request.send().await.unwrap();
-    api.shutdown.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(15), api.served).await;
-    ended.expect("the grace is one second").unwrap().unwrap();
+    api.http.shutdown.cancel();
+    api.http.ended(Duration::from_secs(15)).await;
     assert!(download.bytes().await.is_err(), "the client notices that the file is not whole");
 }

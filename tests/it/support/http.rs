@@ -1,6 +1,7 @@
 //! The API on a real socket, and a client for it.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use registrar::api::{self, ApiState};
@@ -39,6 +40,15 @@ impl Http {
     /// A request without a token.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    /// Waits until the API has ended after `shutdown`.
+    ///
+    /// # Panics
+    /// When it does not end within `limit`, or not in order.
+    pub async fn ended(&mut self, limit: Duration) {
+        let ended = tokio::time::timeout(limit, &mut self.serving).await;
+        ended.expect("the API ends in time").unwrap().expect("the API ends in order");
     }
 
     /// GET with a token.
