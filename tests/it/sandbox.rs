@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use registrar::db::executions::{Execution, Status};
+use registrar::report::definition::Definition;
 use registrar::report::error::ReportError;
 use registrar::report::source::SessionLimits;
 use serde_json::json;
@@ -199,10 +200,10 @@ async fn a_report_cannot_reach_other_servers_or_sessions() {
     assert_eq!(app.csv(execution.id).await, "n\n0\n");
 }
 
-/// A template with two statements is refused when it is read. If one got into the database in
-/// another way, the server refuses it.
+/// Nothing that is not one statement, and whole, becomes a definition. If it got into the database
+/// in another way, the server refuses it.
 #[tokio::test]
-async fn two_statements_are_refused_by_the_server_too() {
+async fn two_statements_are_refused_when_they_are_read_and_by_the_server() {
     let app = TestApp::new().await;
     let limits = SessionLimits {
         timeout: Duration::from_secs(10),
@@ -214,6 +215,8 @@ async fn two_statements_are_refused_by_the_server_too() {
         "select 1 as one) as report; drop table roles; select * from (select 1 as one",
         "select 1 as one; commit; drop table roles --",
     ] {
+        let definition = Definition::from_template("two".parse().unwrap(), "title = \"x\"", sql);
+        assert!(definition.expect_err(sql).to_string().contains("two.sql"));
         let mut session = app.services.reports.begin(&limits, "test").await.unwrap();
         let error = session.check(sql).await.expect_err(sql);
         assert!(

@@ -102,6 +102,16 @@ async fn a_faulty_template_keeps_all_of_them_out() {
     assert_eq!(app.number("select count(*) from report_definitions").await, 0);
 }
 
+#[test]
+fn every_template_is_the_same_after_it_was_stored() {
+    for definition in templates() {
+        let slug = definition.slug().clone();
+        let read = Definition::from_json(slug, &definition.spec(), definition.sql()).unwrap();
+        assert_eq!(read, definition);
+        assert_eq!(read.content_digest(), definition.content_digest());
+    }
+}
+
 #[tokio::test]
 async fn every_template_is_valid_for_the_report_role() {
     let app = TestApp::new().await;
