@@ -4,6 +4,7 @@
 mod api;
 mod support;
 
+mod faults;
 mod idempotency;
 mod layers;
 mod migrations;

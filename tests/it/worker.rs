@@ -462,7 +462,7 @@ async fn a_long_attempt_keeps_its_lease_and_shows_its_progress() {
 async fn a_connection_that_is_cut_in_mid_report_is_tried_again() {
     let app = TestApp::new().await;
     app.define("slow", SLOW).await;
-    let proxy = app.proxy().await;
+    let proxy = app.proxy();
     let mut config = app.config.clone();
     // Only reports go through it: the application's database stays.
     config.database.report_url = Some(proxy.report_url(&config).into());
@@ -481,7 +481,7 @@ async fn a_worker_outlives_an_outage_of_the_database() {
     let app = TestApp::new().await;
     app.define("one", "select 1 as one").await;
     app.define("brief", "select pg_sleep(3)::text as slept").await;
-    let proxy = app.proxy().await;
+    let proxy = app.proxy();
     let mut config = app.config.clone();
     config.database.url = Some(proxy.url(app.database_url()).into());
     config.database.report_url = Some(proxy.report_url(&app.config).into());

@@ -31,7 +31,7 @@ async fn a_service_with_all_that_it_needs_is_ready() {
 // The proxy must go on while the app, at its end, waits for its database to be dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_database_it_is_alive_and_not_ready_and_requests_are_503() {
-    let proxy = PostgresProxy::start(&server_url()).await;
+    let proxy = PostgresProxy::start(&server_url());
     let app = TestApp::new().on_server(&proxy.url(&server_url())).with(|config| {
         config.database.acquire_timeout_secs = 1.try_into().unwrap();
     });

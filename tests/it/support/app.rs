@@ -132,6 +132,14 @@ impl Builder {
         self
     }
 
+    /// With the settings that are shipped where tests have shorter times.
+    pub fn with_default_times(mut self) -> Self {
+        let defaults: Config = toml::from_str(config::DEFAULTS).unwrap();
+        self.config.worker = defaults.worker;
+        self.config.store.retry_secs = defaults.store.retry_secs;
+        self
+    }
+
     /// With other settings.
     pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
@@ -302,8 +310,8 @@ impl TestApp {
     }
 
     /// A proxy in front of the database server.
-    pub async fn proxy(&self) -> PostgresProxy {
-        PostgresProxy::start(&self.database.url).await
+    pub fn proxy(&self) -> PostgresProxy {
+        PostgresProxy::start(&self.database.url)
     }
 
     /// Starts the real binary as a worker and waits until it is on the list of workers.

@@ -1,4 +1,7 @@
 //! A TCP proxy in front of PostgreSQL that can cut every connection.
+//!
+//! On a thread and a runtime of its own, because a test's runtime stands still while its app is
+//! dropped, and dropping asks the database.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +11,8 @@ use registrar::config::Config;
 use registrar::db::REPORT_ROLE;
 use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
 use url::Url;
 
 use super::database::REPORT_PASSWORD;
@@ -17,24 +21,37 @@ use super::database::REPORT_PASSWORD;
 #[derive(Debug)]
 pub struct PostgresProxy {
     address: SocketAddr,
-    refuses: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<AbortHandle>>>,
-    accepting: JoinHandle<()>,
+    shared: Arc<Shared>,
+    /// Taken when it is dropped.
+    runtime: Option<Runtime>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: Mutex<(String, u16)>,
+    refuses: AtomicBool,
+    connections: Mutex<Vec<AbortHandle>>,
 }
 
 impl PostgresProxy {
     /// Starts a proxy in front of the server of a URL.
-    pub async fn start(url: &str) -> Self {
-        let url = Url::parse(url).unwrap();
-        let host = url.host_str().expect("the tests' server listens on TCP").to_owned();
-        let target = (host, url.port().unwrap_or(5432));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub fn start(url: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("proxy")
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let refuses = Arc::new(AtomicBool::new(false));
-        let connections = Arc::new(Mutex::new(Vec::new()));
-        let accepting =
-            tokio::spawn(accept(listener, target, Arc::clone(&refuses), Arc::clone(&connections)));
-        Self { address, refuses, connections, accepting }
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target(url)),
+            refuses: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
+        runtime.spawn(accept(listener, Arc::clone(&shared)));
+        Self { address, shared, runtime: Some(runtime) }
     }
 
     /// The same URL, through the proxy.
@@ -54,9 +71,14 @@ impl PostgresProxy {
         url.into()
     }
 
+    /// Passes new connections on to another server, for example the same one on a new port.
+    pub fn point_to(&self, url: &str) {
+        *self.shared.target.lock().unwrap() = target(url);
+    }
+
     /// Ends every connection, without a word to either side. Returns how many there were.
     pub fn cut(&self) -> usize {
-        let cut: Vec<AbortHandle> = self.connections.lock().unwrap().drain(..).collect();
+        let cut: Vec<AbortHandle> = self.shared.connections.lock().unwrap().drain(..).collect();
         let open = cut.iter().filter(|connection| !connection.is_finished()).count();
         cut.iter().for_each(AbortHandle::abort);
         open
@@ -64,33 +86,36 @@ impl PostgresProxy {
 
     /// Whether new connections are refused.
     pub fn refuse(&self, refuses: bool) {
-        self.refuses.store(refuses, Ordering::SeqCst);
+        self.shared.refuses.store(refuses, Ordering::SeqCst);
     }
 }
 
 impl Drop for PostgresProxy {
     fn drop(&mut self) {
-        self.accepting.abort();
-        self.cut();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: (String, u16),
-    refuses: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<AbortHandle>>>,
-) {
+fn target(url: &str) -> (String, u16) {
+    let url = Url::parse(url).unwrap();
+    let host = url.host_str().expect("the tests' server listens on TCP").to_owned();
+    (host, url.port().unwrap_or(5432))
+}
+
+async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
+    let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((mut client, _)) = listener.accept().await {
-        if refuses.load(Ordering::SeqCst) {
+        if shared.refuses.load(Ordering::SeqCst) {
             continue; // dropped: closed
         }
-        let target = target.clone();
+        let target = shared.target.lock().unwrap().clone();
         let connection = tokio::spawn(async move {
             let Ok(mut server) = TcpStream::connect(target).await else { return };
             // How it ends does not matter: both sides see their socket close.
             let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         });
-        connections.lock().unwrap().push(connection.abort_handle());
+        shared.connections.lock().unwrap().push(connection.abort_handle());
     }
 }

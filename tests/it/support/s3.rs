@@ -17,6 +17,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
 /// The only bucket.
 pub const BUCKET: &str = "results";
@@ -56,6 +57,8 @@ pub enum Fault {
     Busy,
     /// It is never answered.
     Hang,
+    /// It is answered when the test calls [`S3Server::release`], and as if nothing had been.
+    Hold,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +74,7 @@ pub struct S3Server {
     root: TempDir,
     address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
+    released: Arc<Semaphore>,
     running: Option<Runtime>,
 }
 
@@ -81,7 +85,8 @@ impl S3Server {
         let root = TempDir::new().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { root, address, plan: Arc::default(), running: None };
+        let released = Arc::new(Semaphore::new(0));
+        let mut server = Self { root, address, plan: Arc::default(), released, running: None };
         server.start_again();
         server
     }
@@ -97,7 +102,7 @@ impl S3Server {
         let listener = std::net::TcpListener::bind(self.address).unwrap();
         listener.set_nonblocking(true).unwrap();
         self.address = listener.local_addr().unwrap();
-        let router = router(self.root.path(), &self.plan);
+        let router = router(self.root.path(), &self.plan, &self.released);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             axum::serve(listener, router).await.unwrap();
@@ -123,6 +128,11 @@ impl S3Server {
         self.plan.lock().unwrap().faults.push((fault, operation, nth));
     }
 
+    /// Lets one request go on that is held, or will be.
+    pub fn release(&self) {
+        self.released.add_permits(1);
+    }
+
     /// How many requests of a kind came in.
     pub fn count(&self, operation: Operation) -> usize {
         self.plan.lock().unwrap().seen.iter().filter(|seen| **seen == operation).count()
@@ -142,12 +152,13 @@ impl Drop for S3Server {
     }
 }
 
-fn router(root: &Path, plan: &Arc<Mutex<Plan>>) -> axum::Router {
+fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> axum::Router {
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-    let (service, plan) = (builder.build(), Arc::clone(plan));
+    let (service, plan, released) = (builder.build(), Arc::clone(plan), Arc::clone(released));
     axum::Router::new().fallback(move |request: Request| {
         let (service, plan) = (service.clone(), Arc::clone(&plan));
+        let released = Arc::clone(&released);
         async move {
             let fault = plan.lock().unwrap().meet(operation(&request));
             match fault {
@@ -155,6 +166,10 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>) -> axum::Router {
                 Some(Fault::Refuse) => refuse(request, StatusCode::FORBIDDEN).await,
                 Some(Fault::Busy) => refuse(request, StatusCode::SERVICE_UNAVAILABLE).await,
                 Some(Fault::Hang) => std::future::pending().await,
+                Some(Fault::Hold) => {
+                    released.acquire().await.expect("it is never closed").forget();
+                    answer(&service, request).await
+                }
             }
         }
     })
