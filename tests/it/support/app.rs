@@ -51,7 +51,6 @@ enum StoreKind {
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    contents: Contents,
     store: StoreKind,
     server_url: String,
     config: Config,
@@ -114,12 +113,6 @@ impl IntoFuture for Builder {
 }
 
 impl Builder {
-    /// Without sample data: only the schema.
-    pub fn without_sample_data(mut self) -> Self {
-        self.contents = Contents::Schema;
-        self
-    }
-
     /// On a real S3 server instead of a folder.
     pub fn on_s3(mut self) -> Self {
         self.store = StoreKind::S3;
@@ -147,8 +140,8 @@ impl Builder {
     }
 
     async fn build(self) -> TestApp {
-        let Self { contents, store, server_url, mut config } = self;
-        let database = TestDatabase::create_on(&server_url, contents).await;
+        let Self { store, server_url, mut config } = self;
+        let database = TestDatabase::create_on(&server_url, Contents::SampleData).await;
         config.database.url = Some(SecretString::from(database.url.as_str()));
         let folder = TempDir::new().unwrap();
         let s3 = match store {
@@ -188,7 +181,6 @@ impl TestApp {
     #[expect(clippy::new_ret_no_self, reason = "`TestApp::new().on_s3().await` reads well")]
     pub fn new() -> Builder {
         Builder {
-            contents: Contents::SampleData,
             store: StoreKind::Folder,
             server_url: super::database::server_url(),
             config: config(),
