@@ -11,14 +11,15 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::extract::{Authenticated, ExecutionId, JsonObject, ReportSlug, only};
 use super::follow::{follow, retry_after_secs};
+use super::limits::GrantedWait;
 use super::prefer::Wait;
 use super::problem::Problem;
-use super::query::QueryReader;
+use super::query::{NoQuery, QueryReader};
 use super::resources::{
     ExecutionResource, cancelling_example, completed_example, execution_path, pending_example,
 };
 use super::submission::SubmissionBody;
-use crate::service::executions::{Followed, IdempotencyKey};
+use crate::service::executions::{Followed, IdempotencyKey, Submitted};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -37,7 +38,11 @@ pub struct SubmissionEstimate {
 /// What a submit is answered with when there is something to tell already.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "describes two answers in the document; neither is made from it")]
+#[expect(
+    dead_code,
+    clippy::large_enum_variant,
+    reason = "describes two answers in the document; neither is made from it"
+)]
 enum SubmitAnswer {
     /// It ended in time.
     Finished(ExecutionResource),
@@ -119,23 +124,22 @@ pub async fn submit_execution(
         };
         return Ok(Json(estimate).into_response());
     }
-    let submitted = state.services.submit(&caller, &slug, &submission).await?;
-    let id = submitted.execution.id;
-    let wait = Wait::from_headers(&headers);
-    let followed = match wait {
-        Some(wait) => {
-            follow(&state, &caller, id, wait, |now| now.execution.status.is_final()).await?
-        }
-        None => state.services.follow(&caller, id).await?,
-    };
-    let ended = wait.is_some() && followed.execution.status.is_final();
+    let Submitted { execution, replayed } =
+        state.services.submit(&caller, &slug, &submission).await?;
+    let granted = GrantedWait::from_headers(&state, &headers);
+    let wait = granted.as_ref().map_or(Wait::default(), |granted| granted.wait);
+    let has_ended = |now: &Followed| now.execution.status.is_final();
+    let followed = follow(&state, &caller, execution.id, wait, has_ended).await;
+    // It is stored: an error now would make the client submit it again.
+    let followed = followed.unwrap_or_else(|_| Followed::without_outlook(execution));
+    let ended = granted.is_some() && followed.execution.status.is_final();
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = located(status, followed);
-    if let Some(wait) = wait {
+    if granted.is_some() {
         let (name, value) = wait.applied();
         response.headers_mut().insert(name, value);
     }
-    if submitted.replayed {
+    if replayed {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
@@ -162,9 +166,10 @@ pub async fn cancel_execution(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ExecutionId(id): ExecutionId,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let execution = state.services.cancel(&caller, id).await?;
-    let followed = Followed { execution, queue_position: None, typical_secs: None };
+    let followed = Followed::without_outlook(execution);
     Ok(located(StatusCode::ACCEPTED, followed))
 }
 
@@ -188,9 +193,10 @@ pub async fn retry_execution(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ExecutionId(id): ExecutionId,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let execution = state.services.retry(&caller, id).await?;
-    let followed = Followed { execution, queue_position: None, typical_secs: None };
+    let followed = Followed::without_outlook(execution);
     Ok(located(StatusCode::ACCEPTED, followed))
 }
 

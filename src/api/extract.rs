@@ -7,9 +7,9 @@
 use std::net::SocketAddr;
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
@@ -139,19 +139,20 @@ impl FromRequest<ApiState> for JsonObject {
                 "send `Content-Type: application/json`",
             ));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            // Reading breaks off where the limit is; anything else is the client's connection.
-            let limit = state.services.config.http.max_body_bytes;
-            match rejection {
-                BytesRejection::FailedToBufferBody(
-                    axum::extract::rejection::FailedToBufferBody::LengthLimitError(_),
-                ) => Problem::new(
-                    ProblemKind::BodyTooLarge,
-                    format!("a body has at most {limit} bytes"),
-                ),
+        let limit = state.services.config.http.max_body_bytes.get();
+        let too_large =
+            || Problem::new(ProblemKind::BodyTooLarge, format!("a body has at most {limit} bytes"));
+        // What is announced as too large need not be waited for.
+        if announced_bytes(request.headers()).is_some_and(|bytes| bytes > limit as u64) {
+            return Err(too_large());
+        }
+        let bytes =
+            Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
+                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+                    too_large()
+                }
                 _ => Problem::new(ProblemKind::MalformedBody, "the body ended too early"),
-            }
-        })?;
+            })?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Self(object)),
             Ok(_) => Err(Problem::with_errors(
@@ -164,6 +165,11 @@ impl FromRequest<ApiState> for JsonObject {
             )),
         }
     }
+}
+
+/// The length that a client announces.
+fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Where JSON breaks off. serde_json's own message can repeat what was given.

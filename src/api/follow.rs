@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::ApiState;
 use super::etag::ETag;
 use super::extract::{Authenticated, ExecutionId};
+use super::limits::GrantedWait;
 use super::prefer::Wait;
 use super::problem::Problem;
-use super::query::QueryReader;
+use super::query::NoQuery;
 use super::resources::{ExecutionResource, completed_example};
 use crate::db::executions::Status;
 use crate::service::Caller;
@@ -56,12 +57,13 @@ pub async fn show_execution(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ExecutionId(id): ExecutionId,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    QueryReader::new(query.as_deref()).finish()?;
     let first = state.services.follow(&caller, id).await?;
-    let Some(wait) = Wait::from_headers(&headers) else { return Ok(shown(first, &headers)) };
+    let Some(granted) = GrantedWait::from_headers(&state, &headers) else {
+        return Ok(shown(first, &headers));
+    };
     let before = first.execution.status;
     let conditional = headers.contains_key(IF_NONE_MATCH);
     let news = |now: &Followed| {
@@ -69,9 +71,9 @@ pub async fn show_execution(
         let seen = if conditional { is_known(now, &headers) } else { execution.status == before };
         execution.status.is_final() || !seen
     };
-    let followed = follow(&state, &caller, id, wait, news).await?;
+    let followed = follow(&state, &caller, id, granted.wait, news).await?;
     let mut response = shown(followed, &headers);
-    let (name, value) = wait.applied();
+    let (name, value) = granted.wait.applied();
     response.headers_mut().insert(name, value);
     Ok(response)
 }
@@ -120,12 +122,7 @@ fn shown(followed: Followed, headers: &HeaderMap) -> Response {
 }
 
 fn is_known(followed: &Followed, headers: &HeaderMap) -> bool {
-    let copy = Followed {
-        execution: followed.execution.clone(),
-        queue_position: followed.queue_position,
-        typical_secs: followed.typical_secs,
-    };
-    ETag::of(&representation(copy)).is_known_to(headers)
+    ETag::of(&representation(followed.clone())).is_known_to(headers)
 }
 
 fn representation(followed: Followed) -> Vec<u8> {

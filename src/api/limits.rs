@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -34,6 +35,24 @@ pub async fn shed(State(state): State<ApiState>, mut request: Request, next: Nex
         }
         Err(_) => Problem::retry_soon(ProblemKind::Overloaded, "too many requests are in work")
             .into_response(),
+    }
+}
+
+/// A client's wait, as it is granted.
+#[derive(Debug)]
+pub struct GrantedWait {
+    /// How long.
+    pub wait: Wait,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl GrantedWait {
+    /// What the client wishes, if there is room for one more that waits. Otherwise it is answered
+    /// at once, which RFC 7240 permits.
+    pub fn from_headers(state: &ApiState, headers: &HeaderMap) -> Option<Self> {
+        let wait = Wait::from_headers(headers)?;
+        let permit = Arc::clone(&state.waits).try_acquire_owned().ok()?;
+        Some(Self { wait, _permit: permit })
     }
 }
 

@@ -64,6 +64,7 @@ pub struct ApiState {
     /// Cancelled when the process is asked to stop.
     pub shutdown: CancellationToken,
     in_flight: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
     readiness: Arc<operations::Readiness>,
     documents: Arc<docs::Documents>,
 }
@@ -77,6 +78,8 @@ impl ApiState {
             metrics,
             shutdown,
             in_flight: Arc::new(Semaphore::new(in_flight)),
+            // Clients that wait are patient by their own wish: they leave half to the others.
+            waits: Arc::new(Semaphore::new((in_flight / 2).max(1))),
             readiness: Arc::default(),
             documents: Arc::new(docs::Documents::new(&openapi())),
         }

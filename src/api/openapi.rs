@@ -91,9 +91,7 @@ fn add_problems(document: &mut OpenApi) {
     for kind in ProblemKind::ALL.into_iter().filter(|kind| *kind != ProblemKind::MethodNotAllowed) {
         let status = kind.status().as_u16();
         let name = response_name(status);
-        if !components.responses.contains_key(&name) {
-            components.responses.insert(name, problem_response(status).into());
-        }
+        components.responses.entry(name).or_insert_with(|| problem_response(status).into());
     }
     for (path, item) in &mut document.paths.paths {
         let secured = is_secured(path);

@@ -13,8 +13,8 @@ pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-a
 /// Longest wait.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// How long the client would like to wait, at most [`MAX_WAIT`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long the client would like to wait, at most [`MAX_WAIT`]; by default, not at all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wait(u64);
 
 impl Wait {

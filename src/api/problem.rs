@@ -183,7 +183,7 @@ impl IntoResponse for Problem {
 /// Middleware: writes the bodies of problems.
 pub async fn render(request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let instance = (path.len() <= MAX_INSTANCE_BYTES).then(|| path.to_owned());
+    let instance = (1..=MAX_INSTANCE_BYTES).contains(&path.len()).then(|| path.to_owned());
     let trace_id = request.extensions().get::<TraceId>().cloned().unwrap_or_default();
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {

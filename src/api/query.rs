@@ -3,6 +3,9 @@
 
 use std::str::FromStr;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
 use super::error::ProblemKind;
 use super::problem::{FieldError, Problem};
 
@@ -80,6 +83,18 @@ impl QueryReader {
             return Ok(());
         }
         Err(Problem::with_errors(ProblemKind::InvalidQuery, self.errors))
+    }
+}
+
+/// Operations without query parameters take this: whoever sends one is told that it does nothing.
+#[derive(Debug)]
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        QueryReader::new(parts.uri.query()).finish().map(|()| Self)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The catalogue: `/v1/reports`.
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::extract::{Authenticated, ReportSlug};
 use super::problem::Problem;
-use super::query::QueryReader;
+use super::query::NoQuery;
 use crate::config::ReportConfig;
 use crate::report::Limits;
 use crate::report::definition::{ColumnFormat, Definition, OnLimit};
@@ -153,9 +153,8 @@ impl Report {
 pub async fn list_reports(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
 ) -> Result<Json<ReportList>, Problem> {
-    QueryReader::new(query.as_deref()).finish()?;
     let entries = state.services.list_reports(&caller).await?;
     let reports = entries.iter().map(|entry| ReportSummary::new(&entry.definition, entry.version));
     Ok(Json(ReportList { reports: reports.collect() }))
@@ -167,15 +166,19 @@ pub async fn list_reports(
     path = "/v1/reports/{slug}",
     tag = "reports",
     params(("slug" = String, Path, description = "Slug of the report.", example = "gpa-ranking")),
-    responses((status = 200, description = "The report.", body = Report, example = json!(report_example())))
+    responses((
+        status = 200,
+        description = "The report.",
+        body = Report,
+        example = json!(report_example()),
+    ))
 )]
 pub async fn show_report(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ReportSlug(slug): ReportSlug,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
 ) -> Result<Json<Report>, Problem> {
-    QueryReader::new(query.as_deref()).finish()?;
     let entry = state.services.show_report(&caller, &slug).await?;
     Ok(Json(Report::new(&entry, &state.services.config.report)))
 }

@@ -190,7 +190,7 @@ impl From<Followed> for ExecutionResource {
 impl From<Execution> for ExecutionResource {
     /// Without the outlook, which costs a query for each execution.
     fn from(execution: Execution) -> Self {
-        Self::from(Followed { execution, queue_position: None, typical_secs: None })
+        Self::from(Followed::without_outlook(execution))
     }
 }
 

@@ -22,6 +22,7 @@ use super::etag::ETag;
 use super::extract::{Authenticated, ExecutionId};
 use super::limits::Place;
 use super::problem::Problem;
+use super::query::NoQuery;
 use super::range::{Wanted, wanted};
 use crate::report::manifest::Manifest;
 use crate::service::results::ResultFile;
@@ -74,6 +75,7 @@ pub async fn download_result(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ExecutionId(id): ExecutionId,
+    _: NoQuery,
     Extension(place): Extension<Place>,
     method: Method,
     headers: HeaderMap,
@@ -131,6 +133,7 @@ pub async fn show_manifest(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ExecutionId(id): ExecutionId,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let manifest = state.services.manifest(&caller, id).await?;
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "private, no-store")];

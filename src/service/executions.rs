@@ -63,7 +63,7 @@ pub struct Submitted {
 }
 
 /// An execution with what waiting for it will be like.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Followed {
     /// The execution.
     pub execution: Execution,
@@ -71,6 +71,13 @@ pub struct Followed {
     pub queue_position: Option<i64>,
     /// Seconds that past runs took, at the median.
     pub typical_secs: Option<f64>,
+}
+
+impl Followed {
+    /// An execution of which nobody asked how long it will take.
+    pub fn without_outlook(execution: Execution) -> Self {
+        Self { execution, queue_position: None, typical_secs: None }
+    }
 }
 
 /// What the planner expects of a submission, against the limits.
@@ -185,7 +192,7 @@ impl Services {
         let execution = self.visible(&mut connection, caller, id).await?;
         drop(connection);
         if execution.status.is_final() {
-            return Ok(Followed { execution, queue_position: None, typical_secs: None });
+            return Ok(Followed::without_outlook(execution));
         }
         let (position, typical_secs) = executions::outlook(&self.db, id).await?;
         let queue_position = (execution.status == Status::Pending).then_some(position);

@@ -4,6 +4,7 @@ use registrar::report::definition::load_templates;
 use reqwest::Method;
 use reqwest::header::HeaderValue;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Answering, Api, pointers};
 use crate::support::TestApp;
@@ -233,6 +234,18 @@ async fn a_body_that_is_too_large_is_413() {
     let body = json!({"parameters": {"text": "a".repeat(300)}});
     let request = || api.post("/v1/reports/numbers/executions").bearer_auth(&token);
     request().json(&body).answer().await.problem(413, "body-too-large");
+    // What is announced is refused before it is sent.
+    let address = api.http.base.strip_prefix("http://").unwrap();
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /v1/reports/numbers/executions HTTP/1.1\r\nhost: registrar\r\n\
+         authorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: 99999999999\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
     // Without a length that is announced, the limit is met while reading.
     let pieces = futures::stream::iter((0..3).map(|_| Ok::<_, std::io::Error>("[1,".repeat(50))));
     let chunked = request()
@@ -330,6 +343,8 @@ async fn query_parameters_that_are_wrong_are_400_and_named() {
         ("/v1/reports?limit=1", "limit"),
         ("/v1/reports/numbers?verbose=1", "verbose"),
         ("/v1/executions/1?wait=5", "wait"),
+        ("/v1/executions/1/result?format=csv", "format"),
+        ("/v1/executions/1/manifest?pretty", "pretty"),
     ] {
         let problem =
             api.get(path).bearer_auth(&token).answer().await.problem(400, "invalid-query");

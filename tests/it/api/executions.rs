@@ -90,7 +90,9 @@ async fn a_key_whose_first_submit_still_runs_is_409_and_asks_for_patience() {
     let mut tx = api.app.services.db.begin().await.unwrap();
     sqlx::query(
         "insert into idempotency_keys (user_id, idempotency_key, request_sha256, expires_at)
-         select id, 'slow', sha256(''), now() + interval '1 hour' from users where username = 'ana'",
+         select id, 'slow', sha256(''), now() + interval '1 hour'
+           from users
+          where username = 'ana'",
     )
     .execute(&mut *tx)
     .await

@@ -150,6 +150,35 @@ async fn too_many_requests_at_once_are_503_at_once_and_health_still_answers() {
 }
 
 #[tokio::test]
+async fn clients_that_wait_leave_room_for_the_others() {
+    let app = TestApp::new().with(|config| {
+        config.http.max_in_flight = 2.try_into().unwrap();
+    });
+    let mut api = Api::start(app).await;
+    api.app.leave_unfinished();
+    api.define_numbers().await;
+    let token = api.app.token("ana").await;
+    let id = api.submit("numbers", &token).answer().await.id();
+    let poll = || {
+        let request = api.get(&format!("/v1/executions/{id}")).bearer_auth(&token);
+        request.header("Prefer", "wait=30").answer()
+    };
+    // Of two that wait, one is answered at once; then there is room.
+    let (mut first, mut second) = (Box::pin(poll()), Box::pin(poll()));
+    let (at_once, waiting) = tokio::select! {
+        answer = &mut first => (answer, second),
+        answer = &mut second => (answer, first),
+    };
+    assert_eq!(at_once.json(200)["status"], "pending");
+    assert!(!at_once.headers.contains_key("preference-applied"), "no wait was granted");
+    assert_eq!(api.get("/v1/reports").bearer_auth(&token).answer().await.status, 200);
+    api.app.execute("update report_executions set status = 'cancelled'").await;
+    let waited = waiting.await;
+    assert_eq!(waited.json(200)["status"], "cancelled");
+    assert_eq!(waited.header("preference-applied"), "wait=30");
+}
+
+#[tokio::test]
 async fn a_download_keeps_its_place_until_its_last_byte() {
     let app = TestApp::new().with(|config| {
         config.http.max_in_flight = 1.try_into().unwrap();
