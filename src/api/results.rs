@@ -149,7 +149,7 @@ fn unsatisfiable(size: u64) -> Problem {
 /// What describes the file, whichever part of it is sent.
 fn file_headers(file: &ResultFile, tag: &ETag) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.format.media_type()));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.file_type.media_type()));
     headers.insert(CONTENT_DISPOSITION, disposition(&file.file_name));
     headers.insert(ETAG, tag.header());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

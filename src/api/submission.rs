@@ -105,7 +105,12 @@ impl SubmissionBody {
         Submission {
             parameters,
             format,
-            presentation: Presentation { reader, byte_order_mark, delimiter },
+            presentation: Presentation {
+                reader,
+                byte_order_mark,
+                delimiter,
+                ..Presentation::default()
+            },
             idempotency_key,
         }
     }
@@ -161,7 +166,12 @@ mod tests {
         assert_eq!(submission.format, Format::Xlsx);
         assert_eq!(
             submission.presentation,
-            Presentation { reader: Reader::Spreadsheet, byte_order_mark: true, delimiter: '\t' }
+            Presentation {
+                reader: Reader::Spreadsheet,
+                byte_order_mark: true,
+                delimiter: '\t',
+                ..Presentation::default()
+            }
         );
     }
 

@@ -19,7 +19,7 @@ use crate::report::pipeline::{Destination, Watch};
 use crate::report::{self, Limits, Order, Presentation};
 use crate::service::reports::CatalogueEntry;
 use crate::service::{ServiceError, Services};
-use crate::writer::{Format, Reader, WriteError};
+use crate::writer::{Compression, FileType, Format, Reader, WriteError};
 
 /// List, check, sync and run reports
 #[derive(Debug, Args)]
@@ -49,7 +49,8 @@ enum ReportVerb {
     /// Run a report with the worker's engine, into a file or to standard output
     #[command(after_help = "\
 Examples:
-  registrar report run gpa-ranking --format xlsx --output ranking.xlsx
+  registrar report run gpa-ranking --output ranking.xlsx
+  registrar report run gpa-ranking --format ndjson --compression zstd > ranking.ndjson.zst
   registrar report run audit-log-extract -p from_date=2026-01-01 | head")]
     Run(RunArgs),
     /// Check every template with the server, as the report role
@@ -79,9 +80,12 @@ struct RunArgs {
     /// A parameter; lists are separated by commas
     #[arg(short, long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<String>,
-    /// Format of the file [default: from the name of --output, otherwise csv]
+    /// csv, xlsx, parquet or ndjson [default: from the name of --output, otherwise csv]
     #[arg(long)]
     format: Option<Format>,
+    /// gzip or zstd, for csv and ndjson [default: from the name of --output, otherwise none]
+    #[arg(long)]
+    compression: Option<Compression>,
     /// Who reads the file
     #[arg(long, value_enum, default_value_t = ReaderArg::Machine)]
     reader: ReaderArg,
@@ -184,7 +188,7 @@ async fn run_report(services: &Services, arguments: &RunArgs) -> anyhow::Result<
         }
         Err(error) => return Err(error.into()),
     };
-    let format = arguments.format.unwrap_or_else(|| format_of(&arguments.output));
+    let file_type = file_type_of(arguments)?;
     let reader = match arguments.reader {
         ReaderArg::Machine => Reader::Machine,
         ReaderArg::Spreadsheet => Reader::Spreadsheet,
@@ -192,8 +196,12 @@ async fn run_report(services: &Services, arguments: &RunArgs) -> anyhow::Result<
     let order = Order {
         definition,
         parameters: &parameters,
-        format,
-        presentation: Presentation { reader, ..Presentation::default() },
+        format: file_type.format(),
+        presentation: Presentation {
+            reader,
+            compression: file_type.compression(),
+            ..Presentation::default()
+        },
         limits: Limits::of(definition, &services.config.report),
         name: format!("registrar report run {}", arguments.slug),
     };
@@ -266,9 +274,13 @@ async fn export(
     })
 }
 
-fn format_of(output: &std::path::Path) -> Format {
-    let extension = output.extension().and_then(|extension| extension.to_str());
-    extension.and_then(|extension| extension.parse().ok()).unwrap_or(Format::Csv)
+/// What was asked for, otherwise what the name of the file says.
+fn file_type_of(arguments: &RunArgs) -> anyhow::Result<FileType> {
+    let named = arguments.output.to_str().and_then(FileType::of_name);
+    let format = arguments.format.or(named.map(FileType::format)).unwrap_or(Format::Csv);
+    let of_name = named.filter(|named| named.format() == format);
+    let compression = arguments.compression.or(of_name.and_then(FileType::compression));
+    Ok(FileType::new(format, compression)?)
 }
 
 /// `name=value` as JSON of the parameter's type. What cannot be read goes through as text, so that

@@ -302,10 +302,13 @@ mod tests {
                 (Format::Csv, Reader::Machine),
                 (Format::Csv, Reader::Spreadsheet),
                 (Format::Xlsx, Reader::Spreadsheet),
+                (Format::Parquet, Reader::Machine),
+                (Format::Ndjson, Reader::Machine),
             ] {
                 let (name, label) = ("c".to_owned(), "C".to_owned());
                 let kind = decoder.kind();
-                let column = Column { name, label, kind, number_format: None, width: None };
+                let column =
+                    Column { name, label, kind, precision: None, number_format: None, width: None };
                 let time_zone = chrono_tz::Tz::America__St_Johns;
                 let options = Options { reader, time_zone, ..Options::default() };
                 let mut file = open(format, vec![column], options, std::io::sink()).unwrap();

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::writer::{Adjustment, Format, Kind, Reader};
+use crate::writer::{Adjustment, Compression, Format, Kind, Reader};
 
 /// What a result holds and how it was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -28,6 +28,9 @@ pub struct Manifest {
     pub file_name: String,
     /// Format of the file.
     pub format: Format,
+    /// How the whole file is compressed, if it is.
+    #[serde(default)]
+    pub compression: Option<Compression>,
     /// Whom the file is written for.
     pub reader: Reader,
     /// IANA zone that dates were computed and are shown in.
@@ -38,9 +41,9 @@ pub struct Manifest {
     pub row_count: u64,
     /// Sheets of a workbook; 1 for other formats.
     pub sheets: u32,
-    /// Size of the file.
+    /// Size of the file as it is stored.
     pub size_bytes: u64,
-    /// SHA-256 of the file, in hex.
+    /// SHA-256 of the file as it is stored, in hex.
     pub sha256: String,
     /// Where the file was cut, if it was: it is never cut without this.
     pub truncated: Option<String>,

@@ -19,7 +19,7 @@ pub mod source;
 pub mod sql;
 
 use crate::config::ReportConfig;
-use crate::writer::{Column, Format, Options, Reader};
+use crate::writer::{Column, Compression, FileType, Format, Incompressible, Options, Reader};
 use definition::{Definition, OnLimit};
 use error::ReportError;
 use parameters::BoundParameters;
@@ -56,11 +56,27 @@ pub struct Presentation {
     pub byte_order_mark: bool,
     /// CSV delimiter.
     pub delimiter: char,
+    /// How the whole file is compressed: CSV and NDJSON only.
+    // Left out when there is none: executions stored before there was a choice read, and hash,
+    // as they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+}
+
+impl Presentation {
+    /// What a file of `format` is with these choices.
+    ///
+    /// # Errors
+    /// [`Incompressible`] where the format has no compression and one is asked for.
+    pub const fn file_type(&self, format: Format) -> Result<FileType, Incompressible> {
+        FileType::new(format, self.compression)
+    }
 }
 
 impl Default for Presentation {
     fn default() -> Self {
-        Self { reader: Reader::Machine, byte_order_mark: false, delimiter: ',' }
+        let (reader, byte_order_mark, delimiter) = (Reader::Machine, false, ',');
+        Self { reader, byte_order_mark, delimiter, compression: None }
     }
 }
 
@@ -255,6 +271,7 @@ fn options(order: &Order<'_>) -> Options {
         delimiter: u8::try_from(order.presentation.delimiter).unwrap_or(b','),
         time_zone: order.definition.time_zone(),
         sheet_name: order.definition.title().to_owned(),
+        compression: order.presentation.compression,
         ..Options::default()
     }
 }
@@ -271,6 +288,7 @@ fn file_columns(definition: &Definition, source: &[SourceColumn]) -> Vec<Column>
                     .and_then(|spec| spec.label.clone())
                     .unwrap_or_else(|| column.name.clone()),
                 kind: column.decoder.kind(),
+                precision: None,
                 number_format: described
                     .and_then(|spec| spec.format)
                     .map(|format| format.number_format().to_owned()),

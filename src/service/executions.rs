@@ -103,6 +103,7 @@ impl Services {
         submission: &Submission,
     ) -> Result<Submitted, ServiceError> {
         caller.require(Permission::ReportsRun)?;
+        check_file_type(submission)?;
         let mut tx = self.db.begin().await?;
         sqlx::query("select set_config('lock_timeout', $1, true)")
             .bind(SUBMIT_LOCK_TIMEOUT)
@@ -161,6 +162,7 @@ impl Services {
         submission: &Submission,
     ) -> Result<SubmissionEstimate, ServiceError> {
         caller.require(Permission::ReportsRun)?;
+        check_file_type(submission)?;
         let mut connection = self.db.acquire().await?;
         let (_, definition) = self.runnable(&mut connection, caller, slug).await?;
         let bound = bind(&mut connection, &definition, &submission.parameters).await?;
@@ -368,6 +370,17 @@ impl Services {
             return Err(ServiceError::TooManyActive { limit });
         }
         Ok(())
+    }
+}
+
+/// Refuses a compression of a format that has none.
+fn check_file_type(submission: &Submission) -> Result<(), ServiceError> {
+    match submission.presentation.file_type(submission.format) {
+        Ok(_) => Ok(()),
+        Err(refused) => Err(ServiceError::BadField {
+            field: "/compression",
+            expected: format!("must be left out: {refused}"),
+        }),
     }
 }
 

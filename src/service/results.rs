@@ -1,5 +1,6 @@
 //! Results: rights are checked at the moment of the download, and each download is recorded.
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use serde_json::json;
 
@@ -8,9 +9,10 @@ use super::{Caller, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Execution, Status};
+use crate::report::Presentation;
 use crate::store::key::execution_folder;
 use crate::store::{AttemptKey, ByteRange, ObjectKey, ObjectPath, Reading};
-use crate::writer::Format;
+use crate::writer::{FileType, Format};
 
 /// Results deleted in one pass; the next pass comes soon.
 const EXPIRE_BATCH: i64 = 500;
@@ -20,8 +22,8 @@ const EXPIRE_BATCH: i64 = 500;
 pub struct ResultFile {
     /// Name for the reader's disk; says so if the file was cut.
     pub file_name: String,
-    /// Its format.
-    pub format: Format,
+    /// Its format and compression: the media type and the extension.
+    pub file_type: FileType,
     /// Size of the whole file.
     pub size_bytes: u64,
     /// SHA-256 of the whole file, in hex.
@@ -52,10 +54,10 @@ impl Services {
         else {
             return Err(ServiceError::NotFound { what: "result" });
         };
-        let format = format_of(&execution)?;
+        let file_type = file_type_of(&execution)?;
         Ok(ResultFile {
-            file_name: file_name(&execution.slug, id, format, execution.truncated),
-            format,
+            file_name: file_name(&execution.slug, id, file_type, execution.truncated),
+            file_type,
             size_bytes: u64::try_from(size).unwrap_or_default(),
             sha256: sha256.clone(),
             path: ObjectPath::from(path.as_str()),
@@ -160,15 +162,16 @@ impl Services {
     }
 }
 
-/// The name of a result for people: `gpa-ranking-71.csv`, `gpa-ranking-71.truncated.csv`.
-pub fn file_name(slug: &str, id: i64, format: Format, truncated: bool) -> String {
+/// The name of a result for people: `gpa-ranking-71.csv`, `gpa-ranking-71.truncated.csv.gz`.
+pub fn file_name(slug: &str, id: i64, file_type: FileType, truncated: bool) -> String {
     let cut = if truncated { ".truncated" } else { "" };
-    format!("{slug}-{id}{cut}.{}", format.extension())
+    format!("{slug}-{id}{cut}.{}", file_type.extension())
 }
 
-fn format_of(execution: &Execution) -> Result<Format, ServiceError> {
-    execution
-        .format
-        .parse()
-        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored format: {error}")))
+fn file_type_of(execution: &Execution) -> Result<FileType, ServiceError> {
+    let stored = |error: anyhow::Error| ServiceError::Internal(error.context("stored file type"));
+    let format: Format = execution.format.parse().map_err(|error| stored(anyhow!("{error}")))?;
+    let presentation: Presentation =
+        serde_json::from_value(execution.options.clone()).map_err(|error| stored(error.into()))?;
+    presentation.file_type(format).map_err(|error| stored(error.into()))
 }

@@ -160,6 +160,7 @@ async fn work(
         limits: Limits::of(&definition, &services.config.report),
         name: format!("registrar execution {} attempt {}", claimed.id, claimed.attempt),
     };
+    let file_type = order.presentation.file_type(order.format).map_err(bad_definition)?;
     let opened = tokio::select! {
         opened = report::open(&services.reports, &order) => opened?,
         () = watch.stop.cancelled() => return Err(ReportError::Stopped),
@@ -172,11 +173,13 @@ async fn work(
         return Err(ReportError::Stopped);
     }
     let key = attempt_key(&claimed, &definition);
-    let path = ObjectKey::Result { attempt: key, extension: order.format.extension() }.path();
+    let path = ObjectKey::Result { attempt: key, extension: file_type.extension() }.path();
     let mut destination = Destination::Store(services.store.upload(path.clone()));
     let exported =
         opened.export(&order, services.store.part_bytes(), &mut destination, &watch).await?;
-    let manifest = manifest(&context, &claimed, &order, version, digest, &exported).await;
+    let is_cut = exported.written.truncated.is_some();
+    let name = file_name(definition.slug().as_str(), claimed.id, file_type, is_cut);
+    let manifest = manifest(&context, &claimed, &order, name, version, digest, &exported).await;
     let document = serde_json::to_vec_pretty(&manifest).map_err(bad_definition)?;
     let manifest_path = ObjectKey::Manifest(key).path();
     tokio::select! {
@@ -234,6 +237,7 @@ async fn manifest(
     context: &Context,
     claimed: &Claimed,
     order: &Order<'_>,
+    file_name: String,
     definition_version: i32,
     definition_sha256: String,
     exported: &Exported,
@@ -259,8 +263,9 @@ async fn manifest(
         definition_version,
         definition_sha256,
         parameters: order.parameters.canonical_json(),
-        file_name: file_name(slug, claimed.id, order.format, written.truncated.is_some()),
+        file_name,
         format: order.format,
+        compression: order.presentation.compression,
         reader: order.presentation.reader,
         time_zone: order.definition.time_zone().name().to_owned(),
         columns: exported

@@ -1,4 +1,4 @@
-//! Dates and times as PostgreSQL writes them with `DateStyle = ISO`, and the offsets of a zone.
+//! Dates and times as PostgreSQL writes them, and the offsets of a zone.
 //!
 //! Days and microseconds count from 2000-01-01, PostgreSQL's epoch; the calendar is the proleptic
 //! Gregorian one. Years before the first are written with `BC`, as PostgreSQL does.
@@ -13,8 +13,26 @@ pub(super) const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// Microseconds in a second.
 const MICROS_PER_SECOND: i64 = 1_000_000;
 /// Days from 1970-01-01 to 2000-01-01.
-const EPOCH_DAYS: i64 = 10_957;
+pub(super) const EPOCH_DAYS: i64 = 10_957;
 const SECONDS_PER_DAY: i64 = 86_400;
+
+/// How a moment is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// As text with `DateStyle = ISO`: `2024-03-01 09:30:00+01`.
+    Text,
+    /// As `to_json` does, which is RFC 3339 in the years that it has: `2024-03-01T09:30:00+01:00`.
+    Json,
+}
+
+impl Style {
+    const fn separator(self) -> u8 {
+        match self {
+            Self::Text => b' ',
+            Self::Json => b'T',
+        }
+    }
+}
 
 /// A day of the proleptic Gregorian calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,26 +114,26 @@ pub(super) fn push_date(out: &mut Vec<u8>, days: i32) {
 }
 
 /// Appends a `timestamp`.
-pub(super) fn push_timestamp(out: &mut Vec<u8>, micros: i64) {
+pub(super) fn push_timestamp(out: &mut Vec<u8>, micros: i64, style: Style) {
     if !push_infinity(out, micros) {
-        let day = push_day_and_time(out, micros);
+        let day = push_day_and_time(out, micros, style);
         day.push_era(out);
     }
 }
 
 /// Appends a `timestamptz` as it reads in `zone`, with the offset of the moment.
-pub(super) fn push_timestamp_tz(out: &mut Vec<u8>, micros: i64, zone: &mut Zone) {
+pub(super) fn push_timestamp_tz(out: &mut Vec<u8>, micros: i64, zone: &mut Zone, style: Style) {
     if push_infinity(out, micros) {
         return;
     }
     let offset = zone.offset_at(micros);
     let local = micros.saturating_add(i64::from(offset) * MICROS_PER_SECOND);
-    let day = push_day_and_time(out, local);
+    let day = push_day_and_time(out, local, style);
     out.push(if offset < 0 { b'-' } else { b'+' });
     let size = offset.unsigned_abs();
     let (hours, minutes, seconds) = (size / 3_600, size / 60 % 60, size % 60);
     out.extend_from_slice(&pair(hours));
-    if minutes != 0 || seconds != 0 {
+    if minutes != 0 || seconds != 0 || style == Style::Json {
         out.push(b':');
         out.extend_from_slice(&pair(minutes));
     }
@@ -143,10 +161,10 @@ pub(super) fn push_time(out: &mut Vec<u8>, micros: i64) {
     }
 }
 
-fn push_day_and_time(out: &mut Vec<u8>, micros: i64) -> Day {
+fn push_day_and_time(out: &mut Vec<u8>, micros: i64, style: Style) -> Day {
     let day = Day::after_epoch(micros.div_euclid(MICROS_PER_DAY));
     day.push(out);
-    out.push(b' ');
+    out.push(style.separator());
     push_time(out, micros.rem_euclid(MICROS_PER_DAY));
     day
 }

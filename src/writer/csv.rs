@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::calendar::Zone;
+use super::output::Output;
 use super::text::push_text;
 use super::{Adjustment, Cell, Column, Options, Reader, RowWriter, Summary, WriteError};
 
 /// What is gathered before it goes to the sink, in bytes.
 const BLOCK: usize = 128 * 1024;
-/// A buffer that one large cell made longer than this is given back.
-const KEPT: usize = 4 * BLOCK;
+/// A cell that makes the buffer longer than this is written at once, in bytes.
+const LARGE: usize = 4 * BLOCK;
 
 /// Writes CSV to `W` in blocks of at least 128 KiB.
 ///
@@ -25,7 +26,7 @@ const KEPT: usize = 4 * BLOCK;
 /// not take for a row.
 #[derive(Debug)]
 pub struct CsvWriter<W> {
-    out: W,
+    out: Output<W>,
     buffer: Vec<u8>,
     zone: Zone,
     options: Options,
@@ -44,7 +45,7 @@ impl<W: Write> CsvWriter<W> {
     /// [`WriteError::Io`] when `out` fails.
     pub fn new(columns: Vec<Column>, options: Options, out: W) -> Result<Self, WriteError> {
         let mut writer = Self {
-            out,
+            out: Output::new(out, options.compression)?,
             buffer: Vec::with_capacity(BLOCK + BLOCK / 8),
             zone: Zone::new(options.time_zone),
             single_column: columns.len() == 1,
@@ -113,16 +114,7 @@ impl<W: Write> CsvWriter<W> {
     fn end_line(&mut self) -> Result<(), WriteError> {
         self.row_is_empty = true;
         self.buffer.extend_from_slice(if self.for_spreadsheet() { b"\r\n" } else { b"\n" });
-        self.flush_from(BLOCK)
-    }
-
-    fn flush_from(&mut self, size: usize) -> Result<(), WriteError> {
-        if self.buffer.len() >= size {
-            self.out.write_all(&self.buffer)?;
-            self.buffer.clear();
-            self.buffer.shrink_to(KEPT);
-        }
-        Ok(())
+        Ok(self.out.take(&mut self.buffer, BLOCK)?)
     }
 }
 
@@ -149,7 +141,7 @@ impl<W: Write + Send> RowWriter for CsvWriter<W> {
             | Cell::Time(_)
             | Cell::Uuid(_) => push_text(&mut self.buffer, cell, &mut self.zone),
         }
-        self.flush_from(KEPT)
+        Ok(self.out.take(&mut self.buffer, LARGE)?)
     }
 
     fn end_row(&mut self) -> Result<(), WriteError> {
@@ -158,8 +150,8 @@ impl<W: Write + Send> RowWriter for CsvWriter<W> {
     }
 
     fn finish(mut self: Box<Self>, _truncated: Option<&str>) -> Result<Summary, WriteError> {
-        self.flush_from(0)?;
-        self.out.flush()?;
+        self.out.take(&mut self.buffer, 0)?;
+        self.out.finish()?;
         let mut adjusted = BTreeMap::new();
         if self.guarded > 0 {
             adjusted.insert(Adjustment::FormulaGuarded, self.guarded);

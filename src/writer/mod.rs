@@ -5,7 +5,8 @@
 //! holds a bounded amount of memory whatever the number of rows. Writers block: the pipeline runs
 //! them on a thread of their own.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
 
 use chrono_tz::Tz;
@@ -13,61 +14,19 @@ use serde::{Deserialize, Serialize};
 
 mod calendar;
 pub mod csv;
+mod file_type;
+pub mod ndjson;
 mod number;
+mod output;
+pub mod parquet;
 #[cfg(test)]
 mod tests;
 mod text;
 pub mod xlsx;
 
-/// A file format that a report can be written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// RFC 4180, UTF-8.
-    Csv,
-    /// Office Open XML workbook (ISO/IEC 29500).
-    Xlsx,
-}
-
-impl Format {
-    /// Every format, in the order that documents list them.
-    pub const ALL: [Self; 2] = [Self::Csv, Self::Xlsx];
-
-    /// The name in the API and the extension of the file, without the dot.
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Csv => "csv",
-            Self::Xlsx => "xlsx",
-        }
-    }
-
-    /// The media type of the file.
-    pub const fn media_type(self) -> &'static str {
-        match self {
-            Self::Csv => "text/csv; charset=utf-8",
-            Self::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-        }
-    }
-}
-
-impl std::fmt::Display for Format {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.extension())
-    }
-}
-
-impl std::str::FromStr for Format {
-    type Err = UnknownFormat;
-
-    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
-        Self::ALL.into_iter().find(|format| format.extension() == text).ok_or(UnknownFormat)
-    }
-}
-
-/// The text is not the name of a format.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("must be `csv` or `xlsx`")]
-pub struct UnknownFormat;
+pub use file_type::{
+    Compression, FileType, Format, Incompressible, UnknownCompression, UnknownFormat,
+};
 
 /// Who will read the file.
 #[derive(
@@ -176,6 +135,20 @@ pub enum Kind {
     Uuid,
 }
 
+/// What a column's type says of its numbers, beyond the [`Kind`]: typed formats need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// [`Kind::Float`]: `real`, of which each value is one of 32 bits.
+    Single,
+    /// [`Kind::Numeric`]: `numeric(precision, scale)`.
+    Decimal {
+        /// Most digits of a value, 1 to 38.
+        precision: u8,
+        /// How many of them stand behind the point, at most `precision`.
+        scale: u8,
+    },
+}
+
 /// A column of the result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
@@ -185,6 +158,8 @@ pub struct Column {
     pub label: String,
     /// What it holds.
     pub kind: Kind,
+    /// What its type says of its numbers, where that is known.
+    pub precision: Option<Precision>,
     /// Excel number format, `None` for the kind's default.
     pub number_format: Option<String>,
     /// Width in Excel's character units, `None` for a width from label and kind.
@@ -204,6 +179,8 @@ pub struct Options {
     pub time_zone: Tz,
     /// Name of the first sheet; made legal for Excel by the writer.
     pub sheet_name: String,
+    /// How the whole file is compressed: CSV and NDJSON only.
+    pub compression: Option<Compression>,
     /// `zlib` level of XLSX, 1 to 9.
     pub compression_level: u8,
 }
@@ -216,6 +193,7 @@ impl Default for Options {
             delimiter: b',',
             time_zone: Tz::UTC,
             sheet_name: "Report".to_owned(),
+            compression: None,
             compression_level: 3,
         }
     }
@@ -271,6 +249,9 @@ pub enum Adjustment {
     CharacterEscaped,
     /// Text that a spreadsheet would take for a formula, guarded by an apostrophe.
     FormulaGuarded,
+    /// A value that the column's type in the file cannot hold (NaN in a decimal, an infinite
+    /// date), left out as NULL.
+    ValueAsNull,
 }
 
 /// A file could not be written.
@@ -289,20 +270,72 @@ pub enum WriteError {
         /// What the report has.
         columns: usize,
     },
+    /// The format is not compressed by us.
+    #[error(transparent)]
+    Incompressible(#[from] Incompressible),
+    /// A row has more cells than there are columns.
+    #[error("a row has more than the {columns} cells of its columns")]
+    TooManyCells {
+        /// How many there may be.
+        columns: usize,
+    },
+    /// A cell is not of the kind that its column holds.
+    #[error("column {column} holds {kind:?} and was given something else")]
+    WrongKind {
+        /// The column's name.
+        column: String,
+        /// What it holds.
+        kind: Kind,
+    },
     /// The workbook's package could not be made.
     #[error("cannot make the workbook: {0}")]
     Workbook(String),
+    /// The Parquet file could not be made.
+    #[error("cannot make the Parquet file: {0}")]
+    Parquet(String),
 }
 
 /// Opens a writer of `format` on `out` and writes the header.
+///
+/// # Errors
+/// [`WriteError::Incompressible`] when the options ask for a compression that the format has not,
+/// and what the format's writer says.
 pub fn open<W: Write + Send + 'static>(
     format: Format,
     columns: Vec<Column>,
     options: Options,
     out: W,
 ) -> Result<Box<dyn RowWriter>, WriteError> {
-    Ok(match format {
+    let file_type = FileType::new(format, options.compression)?;
+    Ok(match file_type.format() {
         Format::Csv => Box::new(csv::CsvWriter::new(columns, options, out)?),
         Format::Xlsx => Box::new(xlsx::XlsxWriter::new(columns, options, out)?),
+        Format::Parquet => Box::new(parquet::ParquetWriter::new(columns, options, out)?),
+        Format::Ndjson => Box::new(ndjson::NdjsonWriter::new(columns, options, out)?),
     })
+}
+
+/// The columns' names, made different for formats where two of one name would be one: the second
+/// `total` becomes `total_2`, or the next number that no column is called.
+fn unique_names(columns: &[Column]) -> Vec<String> {
+    let given: HashSet<&str> = columns.iter().map(|column| &*column.name).collect();
+    let mut numbers = HashMap::<&str, u32>::new();
+    let mut unique = Vec::with_capacity(columns.len());
+    for Column { name, .. } in columns {
+        let mut found = name.clone();
+        match numbers.entry(name) {
+            Entry::Vacant(first) => {
+                first.insert(1);
+            }
+            Entry::Occupied(mut number) => {
+                // Ends: each turn finds another name, and there are finitely many columns.
+                while given.contains(&*found) {
+                    *number.get_mut() += 1;
+                    found = format!("{name}_{}", number.get());
+                }
+            }
+        }
+        unique.push(found);
+    }
+    unique
 }

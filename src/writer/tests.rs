@@ -1,15 +1,17 @@
-//! Files for people as CSV, and what the tests of every format use. What programs get is compared
-//! with a live server's `COPY` in `tests/it/writer.rs`.
+//! Files for people as CSV, compression, and what the tests of every format use. What programs get
+//! as CSV is compared with a live server's `COPY` in `tests/it/writer.rs`.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proptest::prelude::*;
 
 use super::{
-    Adjustment, Cell, Column, Format, Kind, Numeric, NumericSign, Options, Reader, RowWriter,
-    Summary, open,
+    Adjustment, Cell, Column, Compression, FileType, Format, Incompressible, Kind, Numeric,
+    NumericSign, Options, Reader, RowWriter, Summary, WriteError, open, unique_names,
 };
+
+mod any_row;
 
 /// A file in memory that outlives its writer.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +35,8 @@ impl Write for Sink {
 
 pub(super) fn column(name: &str, kind: Kind) -> Column {
     let label = name.to_uppercase();
-    Column { name: name.to_owned(), label, kind, number_format: None, width: None }
+    let name = name.to_owned();
+    Column { name, label, kind, precision: None, number_format: None, width: None }
 }
 
 pub(super) fn push_rows(file: &mut dyn RowWriter, rows: &[Vec<Cell<'_>>]) {
@@ -144,10 +147,84 @@ fn a_failing_sink_is_an_error() {
             Ok(())
         }
     }
-    for format in Format::ALL {
-        let failed = open(format, vec![column("a", Kind::Text)], Options::default(), Full)
-            .and_then(|file| file.finish(None));
-        assert!(matches!(failed, Err(super::WriteError::Io(_))), "{format}: {failed:?}");
+    for file_type in FileType::all() {
+        let options = Options { compression: file_type.compression(), ..Options::default() };
+        let failed = open(file_type.format(), vec![column("a", Kind::Text)], options, Full)
+            .and_then(|mut file| {
+                file.cell(Cell::Null)?;
+                file.end_row()?;
+                file.finish(None)
+            });
+        assert!(matches!(failed, Err(WriteError::Io(_))), "{file_type:?}: {failed:?}");
+    }
+}
+
+#[test]
+fn a_compressed_file_holds_the_plain_one_and_is_the_same_each_time() {
+    let text = "ab,\"".repeat(100);
+    let rows: Vec<_> = (0..5_000).map(|n| vec![Cell::Int(n), Cell::Text(&text)]).collect();
+    let columns = vec![column("n", Kind::Int), column("t", Kind::Text)];
+    let write = |format, compression| {
+        let (sink, options) = (Sink::default(), Options { compression, ..Options::default() });
+        let mut file = open(format, columns.clone(), options, sink.clone()).unwrap();
+        push_rows(&mut *file, &rows);
+        assert_eq!(file.finish(None).unwrap().rows, 5_000);
+        sink.bytes()
+    };
+    for format in [Format::Csv, Format::Ndjson] {
+        let plain = write(format, None);
+        assert!(plain.len() > 2_000_000);
+        for compression in Compression::ALL {
+            let compressed = write(format, Some(compression));
+            let mut read = Vec::new();
+            match compression {
+                Compression::Gzip => {
+                    flate2::read::GzDecoder::new(&*compressed).read_to_end(&mut read).unwrap();
+                }
+                Compression::Zstd => zstd::stream::copy_decode(&*compressed, &mut read).unwrap(),
+            }
+            assert!(read == plain, "{format} {compression}");
+            assert!(compressed.len() < plain.len() / 20, "{}", compressed.len());
+            assert!(compressed == write(format, Some(compression)), "{format} {compression}");
+        }
+    }
+}
+
+#[test]
+fn an_abandoned_compressed_file_is_seen_to_be_one() {
+    for compression in Compression::ALL {
+        let (sink, compression) = (Sink::default(), Some(compression));
+        let options = Options { compression, ..Options::default() };
+        let columns = vec![column("a", Kind::Text)];
+        let mut file = open(Format::Csv, columns, options, sink.clone()).unwrap();
+        push_rows(&mut *file, &vec![vec![Cell::Text("some text")]; 100_000]);
+        let before = sink.bytes().len();
+        drop(file);
+        assert_eq!(sink.bytes().len(), before, "{compression:?}");
+    }
+}
+
+#[test]
+fn what_is_compressed_inside_is_refused_a_compression() {
+    for format in [Format::Xlsx, Format::Parquet] {
+        let options = Options { compression: Some(Compression::Zstd), ..Options::default() };
+        let refused = open(format, vec![column("a", Kind::Text)], options, Sink::default());
+        let Err(WriteError::Incompressible(Incompressible { format: of })) = refused else {
+            panic!("{format} was opened")
+        };
+        assert_eq!(of, format);
+    }
+}
+
+#[test]
+fn columns_of_one_name_get_names_of_their_own() {
+    for (given, expected) in [
+        (vec!["a", "b"], vec!["a", "b"]),
+        (vec!["a", "a", "A", "a"], vec!["a", "a_2", "A", "a_3"]),
+        (vec!["a", "a", "a_2", "a_2"], vec!["a", "a_3", "a_2", "a_2_2"]),
+    ] {
+        let columns: Vec<_> = given.into_iter().map(|name| column(name, Kind::Int)).collect();
+        assert_eq!(unique_names(&columns), expected);
     }
 }
 

@@ -2,7 +2,7 @@
 //! `bytea_output = hex` and `extra_float_digits = 1` (its default).
 
 use super::Cell;
-use super::calendar::{Zone, push_date, push_time, push_timestamp, push_timestamp_tz};
+use super::calendar::{Style, Zone, push_date, push_time, push_timestamp, push_timestamp_tz};
 use super::number::{push_float, push_int, push_numeric};
 
 /// Appends the text of a value; nothing for NULL.
@@ -20,8 +20,8 @@ pub(super) fn push_text(out: &mut Vec<u8>, cell: Cell<'_>, zone: &mut Zone) {
             push_hex(out, value);
         }
         Cell::Date(days) => push_date(out, days),
-        Cell::Timestamp(micros) => push_timestamp(out, micros),
-        Cell::TimestampTz(micros) => push_timestamp_tz(out, micros, zone),
+        Cell::Timestamp(micros) => push_timestamp(out, micros, Style::Text),
+        Cell::TimestampTz(micros) => push_timestamp_tz(out, micros, zone, Style::Text),
         Cell::Time(micros) => push_time(out, micros),
         Cell::Uuid(value) => push_uuid(out, value),
     }

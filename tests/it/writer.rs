@@ -233,6 +233,7 @@ async fn write(server: &mut PgConnection, sql: &'static str, zone: Tz) -> Vec<u8
         name: column.name().to_owned(),
         label: String::new(),
         kind: decoder.kind(),
+        precision: None,
         number_format: None,
         width: None,
     });
