@@ -143,7 +143,10 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
     };
     let opening = async {
         let mut session = database.begin(&limits, &order.name).await?;
-        let query = session.check(&order.definition.statement()).await?;
+        let mut query = session.check(&order.definition.statement()).await?;
+        if order.format == Format::Parquet {
+            session.find_precisions(&mut query, || order.parameters.values()).await?;
+        }
         Ok(Opened { session, query, deadline })
     };
     tokio::time::timeout_at(deadline, opening)
@@ -288,7 +291,7 @@ fn file_columns(definition: &Definition, source: &[SourceColumn]) -> Vec<Column>
                     .and_then(|spec| spec.label.clone())
                     .unwrap_or_else(|| column.name.clone()),
                 kind: column.decoder.kind(),
-                precision: None,
+                precision: column.precision,
                 number_format: described
                     .and_then(|spec| spec.format)
                     .map(|format| format.number_format().to_owned()),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
+use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::{
     Arguments, AssertSqlSafe, Column as _, ConnectOptions, Connection, Executor, PgConnection,
@@ -23,6 +24,9 @@ use sqlx::{
 use super::decode::Decoder;
 use super::error::ReportError;
 use super::parameters::Value;
+use crate::writer::Precision;
+
+mod precision;
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,6 +83,8 @@ pub struct CheckedQuery {
     sql: String,
     /// Columns of the result, in order.
     pub columns: Vec<SourceColumn>,
+    /// Table and number of each column that stands in one.
+    origins: Vec<Option<(Oid, i16)>>,
 }
 
 /// What the planner expects of a query.
@@ -99,6 +105,8 @@ pub struct SourceColumn {
     pub type_name: String,
     /// How its values are read.
     pub decoder: Decoder,
+    /// What its type says of its numbers; for `numeric` see [`Session::find_precisions`].
+    pub precision: Option<Precision>,
 }
 
 impl ReportDatabase {
@@ -207,9 +215,15 @@ impl Session {
                 name,
                 type_name,
                 decoder: decoder.unwrap_or(Decoder::Text),
+                precision: (decoder == Some(Decoder::Float4)).then_some(Precision::Single),
             })
             .collect();
-        Ok(CheckedQuery { sql, columns })
+        let origins = statement
+            .columns()
+            .iter()
+            .map(|column| column.relation_id().zip(column.relation_attribute_no()))
+            .collect();
+        Ok(CheckedQuery { sql, columns, origins })
     }
 
     /// Runs a checked query. Rows come as the server makes them; a reader that is slow makes the
