@@ -11,6 +11,7 @@ mod migrations;
 mod postgres;
 mod queue;
 mod sandbox;
+mod special_values;
 mod store;
 mod templates;
 mod worker;
