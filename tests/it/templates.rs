@@ -156,18 +156,17 @@ async fn every_template_gives_in_csv_and_xlsx_what_the_server_gives() {
     for definition in templates() {
         let mut rows = 0;
         for parameters in parameter_sets(&definition) {
-            for format in Format::ALL {
+            for format in [Format::Csv, Format::Xlsx] {
                 let what = format!("{} as {format} with {parameters}", definition.slug());
                 let execution = run(&app, &definition, parameters.clone(), format, &what).await;
                 let expected = copy(&mut server, &definition, &execution, last_sample_row).await;
                 let bytes = app.result(execution.id).await;
                 rows += execution.row_count.unwrap();
-                match format {
-                    Format::Csv => assert_same_text(&bytes, &expected, &what),
-                    Format::Xlsx => {
-                        let manifest = app.manifest(execution.id).await;
-                        assert_same_cells(&bytes, &expected, &manifest, &what);
-                    }
+                if format == Format::Csv {
+                    assert_same_text(&bytes, &expected, &what);
+                } else {
+                    let manifest = app.manifest(execution.id).await;
+                    assert_same_cells(&bytes, &expected, &manifest, &what);
                 }
             }
         }
