@@ -4,12 +4,12 @@
 //!
 //! | layer | what it does |
 //! |---|---|
-//! | [`trace::observe`] | trace id, span, access log, histogram |
-//! | [`problem::render`] | bodies of problems |
-//! | [`caching::forbid_storing`] | nothing is stored unless the handler says so |
-//! | [`limits::catch_panics`] | a panic is a 500, and the process goes on |
-//! | [`limits::shed`] | `/v1` only: too many at once is a 503 at once |
-//! | [`limits::time_out`] | `/v1` only: an answer that does not begin in time is a 503 |
+//! | `trace::observe` | trace id, span, access log, histogram |
+//! | `problem::render` | bodies of problems |
+//! | `caching::forbid_storing` | nothing is stored unless the handler says so |
+//! | `limits::catch_panics` | a panic is a 500, and the process goes on |
+//! | `limits::shed` | `/v1` only: too many at once is a 503 at once |
+//! | `limits::time_out` | `/v1` only: an answer that does not begin in time is a 503 |
 //! | body limit | a body too large is a 413 |
 //! | handler | caller (401), then path and query, then body, then the service (403, 404, …) |
 

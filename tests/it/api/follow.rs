@@ -129,10 +129,12 @@ async fn a_long_poll_ends_when_the_service_does() {
     api.app.leave_unfinished();
     let token = api.app.token("ana").await;
     let id = api.submit("numbers", &token).answer().await.id();
-    let request = api.get(&format!("/v1/executions/{id}")).bearer_auth(&token);
+    // A token that was never used: once it is, the poll is open.
+    let fresh = api.app.token("ana").await;
+    let request = api.get(&format!("/v1/executions/{id}")).bearer_auth(&fresh);
     let polling = tokio::spawn(request.header("Prefer", "wait=30").answer());
-    // The poll is open when its token was noted as used after the submit's.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let unused = "select count(*) from api_tokens where last_used_at is null";
+    api.app.wait_for("the poll to be open", async || api.app.number(unused).await == 0).await;
     api.http.shutdown.cancel();
     assert_eq!(polling.await.unwrap().json(200)["status"], "pending");
     // The poll is what could have kept it, for half a minute.
