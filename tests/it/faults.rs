@@ -257,9 +257,12 @@ async fn million(format: Format, limit_mib: u64) {
     let execution = app.wait_until_within(limit, id, Status::Completed).await;
     assert_eq!((execution.row_count, execution.attempt), (Some(1_000_000), 1));
     let peak = worker.peak_memory_bytes();
-    eprintln!("{format}: {} MiB at the peak", peak >> 20);
     assert!(peak < limit_mib << 20, "{format}: {} MiB", peak >> 20);
     end(worker).await;
+    let file = app.result(id).await;
+    if format == Format::Csv {
+        assert_eq!(file.iter().filter(|byte| **byte == b'\n').count(), 1_000_001);
+    }
 }
 
 /// Ends a process in order.

@@ -82,9 +82,14 @@ impl Drop for Process {
             self.child.wait().unwrap();
         }
         if std::thread::panicking() {
-            eprintln!("log of registrar {}:\n{}", self.pid(), self.log());
+            tell(&format!("log of registrar {}:\n{}", self.pid(), self.log()));
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "what a failed test shows")]
+fn tell(text: &str) {
+    eprintln!("{text}");
 }
 
 /// The settings that tests change, as the environment of a process.
