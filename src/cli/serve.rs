@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use crate::api::{self, ApiState};
 use crate::service::Services;
-use crate::{scheduler, schema, telemetry, worker};
+use crate::{db, scheduler, schema, telemetry, worker};
 
 /// Run the service until SIGTERM or SIGINT
 ///
@@ -114,7 +114,9 @@ pub async fn run_parts(
     // On this task: the queue's workers cannot be moved to another. What they run is spawned.
     let mut outcome = Ok(());
     if parts.contains(&Part::Worker) {
-        outcome = worker::run(services, shutdown.clone()).await;
+        // A pool of its own: a rush of requests must not keep a heartbeat waiting.
+        let db = db::connect_lazily(&services.config.database)?;
+        outcome = worker::run(Services { db, ..services }, shutdown.clone()).await;
         shutdown.cancel();
     }
     while let Some(ended) = others.join_next().await {

@@ -42,7 +42,7 @@ impl Upload {
     }
 
     /// Sends a part. Every part but the last must have the store's `part_bytes`. Returns when at
-    /// most [`MAX_PARTS_IN_FLIGHT`] are on their way.
+    /// most `MAX_PARTS_IN_FLIGHT` are on their way.
     ///
     /// # Errors
     /// The failure of this part or of an earlier one; the upload must then be aborted.

@@ -1,6 +1,6 @@
 //! Office Open XML workbooks, written as the rows come.
 //!
-//! The package is made by a library ([`package`]); the rows are written here, straight into the
+//! The package is made by a library (`package`); the rows are written here, straight into the
 //! compressed sheet, so that no scratch file is needed and memory does not grow with the rows.
 //! Apart from what is said below, a sheet is byte for byte what the library writes.
 //!

@@ -43,6 +43,9 @@ const MODULES: &[(&str, &[&str])] = &[
 /// Crates with one owner, or a few, and who that is.
 const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["api"]),
+    ("base64", &["api"]),
+    ("hyper", &["api"]),
+    ("hyper_util", &["api"]),
     ("tower", &["api"]),
     ("apalis", &["worker"]),
     ("apalis_postgres", &["queue", "worker"]),

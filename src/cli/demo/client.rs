@@ -34,7 +34,7 @@ pub async fn run_reports(base: &str, token: &str, folder: &Path) -> anyhow::Resu
     tokio::fs::create_dir_all(folder).await?;
     let api = Api { client: Client::new(), base, token };
     let reports = api.get_json("/v1/reports").await?;
-    let reports = reports["items"].as_array().context("a list of reports")?;
+    let reports = reports["reports"].as_array().context("a list of reports")?;
     let mut submissions = Vec::new();
     for report in reports {
         let slug = report["slug"].as_str().context("a slug")?;
