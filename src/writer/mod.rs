@@ -310,7 +310,7 @@ pub fn open<W: Write + Send + 'static>(
     Ok(match file_type.format() {
         Format::Csv => Box::new(csv::CsvWriter::new(columns, options, out)?),
         Format::Xlsx => Box::new(xlsx::XlsxWriter::new(columns, options, out)?),
-        Format::Parquet => Box::new(parquet::ParquetWriter::new(columns, options, out)?),
+        Format::Parquet => Box::new(parquet::ParquetWriter::new(columns, &options, out)?),
         Format::Ndjson => Box::new(ndjson::NdjsonWriter::new(columns, options, out)?),
     })
 }

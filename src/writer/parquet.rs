@@ -100,8 +100,8 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// [`WriteError::Io`] when `out` fails.
-    pub fn new(columns: Vec<Column>, options: Options, out: W) -> Result<Self, WriteError> {
-        Self::with_limits(columns, &options, out, Limits::DEFAULT)
+    pub fn new(columns: Vec<Column>, options: &Options, out: W) -> Result<Self, WriteError> {
+        Self::with_limits(columns, options, out, Limits::DEFAULT)
     }
 
     fn with_limits(

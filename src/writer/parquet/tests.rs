@@ -180,7 +180,7 @@ fn dictionaries_and_values_beyond_them_read_back() {
 #[test]
 fn rows_that_do_not_fit_the_columns_are_refused_or_filled() {
     let columns = vec![column("a", Kind::Int), column("b", Kind::Int)];
-    let mut file = ParquetWriter::new(columns, Options::default(), Vec::new()).unwrap();
+    let mut file = ParquetWriter::new(columns, &Options::default(), Vec::new()).unwrap();
     file.cell(Cell::Int(1)).unwrap();
     file.end_row().unwrap();
     let refused = file.cell(Cell::Text("x"));
