@@ -9,7 +9,7 @@ use super::error::ProblemKind;
 use super::problem::{FieldError, Problem};
 use crate::report::Presentation;
 use crate::service::executions::{IdempotencyKey, Submission};
-use crate::writer::{Format, Reader};
+use crate::writer::{Compression, Format, Reader};
 
 /// What separates the fields of a CSV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +39,9 @@ impl Delimiter {
     }
 }
 
+/// What `format` may be.
+const FORMATS: &str = "must be `csv`, `xlsx`, `parquet` or `ndjson`";
+
 /// What to run a report with. Every field may be left out.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +61,9 @@ pub struct SubmissionBody {
     /// What separates the fields of a CSV.
     #[schema(required = false, default = ",")]
     pub delimiter: Delimiter,
+    /// How a CSV or NDJSON is compressed as a whole; the other formats are compressed inside.
+    #[schema(required = false)]
+    pub compression: Option<Compression>,
 }
 
 impl SubmissionBody {
@@ -70,8 +76,7 @@ impl SubmissionBody {
         let body = Self {
             parameters: field(&mut object, "parameters", "must be an object", &mut errors)
                 .unwrap_or_default(),
-            format: field(&mut object, "format", "must be `csv` or `xlsx`", &mut errors)
-                .unwrap_or(Format::Csv),
+            format: field(&mut object, "format", FORMATS, &mut errors).unwrap_or(Format::Csv),
             reader: field(&mut object, "reader", "must be `machine` or `spreadsheet`", &mut errors)
                 .unwrap_or_default(),
             byte_order_mark: field(
@@ -88,6 +93,13 @@ impl SubmissionBody {
                 &mut errors,
             )
             .unwrap_or(Delimiter::Comma),
+            compression: field(
+                &mut object,
+                "compression",
+                "must be `gzip`, `zstd` or null",
+                &mut errors,
+            )
+            .flatten(),
         };
         errors.extend(object.keys().map(|name| {
             FieldError::at(pointer(name), "unknown", "a submission has no such field")
@@ -100,17 +112,12 @@ impl SubmissionBody {
 
     /// As the service takes it.
     pub fn into_submission(self, idempotency_key: Option<IdempotencyKey>) -> Submission {
-        let Self { parameters, format, reader, byte_order_mark, delimiter } = self;
+        let Self { parameters, format, reader, byte_order_mark, delimiter, compression } = self;
         let delimiter = delimiter.character();
         Submission {
             parameters,
             format,
-            presentation: Presentation {
-                reader,
-                byte_order_mark,
-                delimiter,
-                ..Presentation::default()
-            },
+            presentation: Presentation { reader, byte_order_mark, delimiter, compression },
             idempotency_key,
         }
     }
@@ -158,7 +165,7 @@ mod tests {
     fn every_field_is_read() {
         let body = read(json!({
             "parameters": {"a": 1}, "format": "xlsx", "reader": "spreadsheet",
-            "byte_order_mark": true, "delimiter": "\t",
+            "byte_order_mark": true, "delimiter": "\t", "compression": "zstd",
         }))
         .expect("a whole submission");
         let submission = body.into_submission(None);
@@ -170,7 +177,7 @@ mod tests {
                 reader: Reader::Spreadsheet,
                 byte_order_mark: true,
                 delimiter: '\t',
-                ..Presentation::default()
+                compression: Some(Compression::Zstd),
             }
         );
     }
