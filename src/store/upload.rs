@@ -1,6 +1,7 @@
 //! A streamed upload with a bounded number of parts in flight.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -12,6 +13,9 @@ use super::StoreError;
 /// Parts on their way at once: one is sent while the next is being made. More would only cost
 /// memory, because the writer is one thread.
 const MAX_PARTS_IN_FLIGHT: usize = 2;
+/// How long parts on their way may take to arrive before their upload is taken back: a part that
+/// arrives during the abort may be kept (and billed) for ever.
+const ABORT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// An upload under way. [`Upload::complete`] makes the object visible; anything else must end in
 /// [`Upload::abort`], because S3 keeps (and bills) the parts of an upload that is just dropped.
@@ -98,6 +102,8 @@ impl Upload {
 
     /// Takes back what was sent. Failures are logged: the caller has a better error to report.
     pub async fn abort(&mut self) {
+        let arriving = async { while self.in_flight.join_next().await.is_some() {} };
+        let _all_arrived = tokio::time::timeout(ABORT_PATIENCE, arriving).await;
         self.in_flight.shutdown().await;
         if let Some(mut multipart) = self.multipart.take()
             && let Err(error) = multipart.abort().await
