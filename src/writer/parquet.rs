@@ -30,24 +30,26 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 
+use self::chunk::PageCompressor;
 use self::column::{FileColumn, Pushed};
 use super::calendar::Zone;
 use super::{Adjustment, Cell, Column, Options, RowWriter, Summary, WriteError, unique_names};
 
+mod chunk;
 mod column;
 mod decimal;
 #[cfg(test)]
 mod tests;
 
-/// Zstandard's default.
-const ZSTD_LEVEL: i32 = 3;
+/// A dictionary that grows beyond this, in bytes, is given up: what repeats so little is smaller,
+/// and needs less memory, without.
+const DICTIONARY_BYTES: usize = 512 << 10;
 
 /// When what was gathered is encoded, and when a row group ends.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +79,7 @@ pub struct ParquetWriter<W: Write + Send> {
     file: SerializedFileWriter<W>,
     schema: SchemaDescPtr,
     properties: WriterPropertiesPtr,
+    compressor: PageCompressor,
     columns: Vec<FileColumn>,
     next_column: usize,
     zone: Zone,
@@ -120,9 +123,8 @@ impl<W: Write + Send> ParquetWriter<W> {
         let fields = fields.collect::<Result<_, ParquetError>>().map_err(failed)?;
         let root = Type::group_type_builder("report").with_fields(fields).build();
         let root = Arc::new(root.map_err(failed)?);
-        let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(failed)?;
         let properties = WriterProperties::builder()
-            .set_compression(Codec::ZSTD(level))
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             // An index of pages would grow with the rows until the file ends.
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
@@ -133,6 +135,7 @@ impl<W: Write + Send> ParquetWriter<W> {
             file: file.map_err(failed)?,
             schema: Arc::new(SchemaDescriptor::new(root)),
             properties,
+            compressor: PageCompressor::new()?,
             columns,
             next_column: 0,
             zone: Zone::new(options.time_zone),
@@ -147,7 +150,8 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// Encodes what was gathered.
     fn end_batch(&mut self) -> Result<(), WriteError> {
         for (index, column) in self.columns.iter_mut().enumerate() {
-            column.encode(&self.schema.column(index), &self.properties).map_err(failed)?;
+            let described = self.schema.column(index);
+            column.encode(&described, &self.properties, &self.compressor).map_err(failed)?;
         }
         self.group.rows += self.batch.rows;
         self.group.bytes += self.batch.bytes;

@@ -1,32 +1,28 @@
 //! One column of a Parquet file: cells in, an encoded column chunk out.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use bytes::Bytes;
 use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
-use parquet::column::page::{CompressedPage, PageWriteSpec, PageWriter};
-use parquet::column::writer::{
-    ColumnCloseResult, ColumnWriter, get_column_writer, get_typed_column_writer_mut,
-};
+use parquet::column::writer::{ColumnCloseResult, ColumnWriter, get_typed_column_writer_mut};
 use parquet::data_type::{
     BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType,
     Int32Type, Int64Type,
 };
 use parquet::errors::Result;
 use parquet::file::properties::WriterPropertiesPtr;
-use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::{ColumnDescPtr, Type};
 
 use super::super::calendar::{EPOCH_DAYS, MICROS_PER_DAY, Zone};
 use super::super::text::push_text;
 use super::super::{Cell, Kind, Precision};
+use super::chunk::{Chunk, PageCompressor};
 use super::decimal;
 
 /// Most digits that 64 bits hold all of.
 const LONG_DIGITS: u8 = 18;
 /// Bytes of a decimal with more digits.
 const WIDE_BYTES: usize = 16;
+/// What a NULL needs, in bytes.
+const NULL_BYTES: usize = 2;
 /// What a value of a fixed size is taken to need, in bytes, and every other one beside its bytes.
 const VALUE_BYTES: usize = 8;
 
@@ -142,7 +138,7 @@ impl FileColumn {
     pub fn push(&mut self, cell: Cell<'_>, zone: &mut Zone) -> Pushed {
         if cell == Cell::Null {
             self.levels.push(0);
-            return Pushed::Held { bytes: 0 };
+            return Pushed::Held { bytes: NULL_BYTES };
         }
         let pushed = self.push_value(cell, zone);
         match pushed {
@@ -191,11 +187,12 @@ impl FileColumn {
         &mut self,
         column: &ColumnDescPtr,
         properties: &WriterPropertiesPtr,
+        compressor: &PageCompressor,
     ) -> Result<()> {
         if self.levels.is_empty() {
             return Ok(());
         }
-        let chunk = self.chunk.get_or_insert_with(|| Chunk::new(column, properties));
+        let chunk = self.chunk.get_or_insert_with(|| Chunk::new(column, properties, compressor));
         let writer = &mut chunk.writer;
         let levels = &self.levels;
         match &mut self.values {
@@ -221,9 +218,7 @@ impl FileColumn {
     /// Ends the chunk: its bytes and what the row group is to say of them. `None` if there is
     /// none.
     pub fn end_chunk(&mut self) -> Result<Option<(Bytes, ColumnCloseResult)>> {
-        let Some(Chunk { writer, encoded }) = self.chunk.take() else { return Ok(None) };
-        let closed = writer.close()?;
-        Ok(Some((encoded.take().into(), closed)))
+        self.chunk.take().map(Chunk::end).transpose()
     }
 }
 
@@ -282,54 +277,5 @@ impl Blobs {
         let value =
             |end| T::from(ByteArray::from(data.slice(std::mem::replace(&mut start, end)..end)));
         self.ends.drain(..).map(value).collect()
-    }
-}
-
-/// A column chunk in memory: the columns of a row group are encoded side by side, but stand one
-/// behind the other in the file.
-struct Chunk {
-    writer: ColumnWriter<'static>,
-    encoded: Encoded,
-}
-
-impl Chunk {
-    fn new(column: &ColumnDescPtr, properties: &WriterPropertiesPtr) -> Self {
-        let encoded = Encoded::default();
-        let pages = Pages(TrackedWrite::new(encoded.clone()));
-        let (column, properties) = (Arc::clone(column), Arc::clone(properties));
-        Self { writer: get_column_writer(column, properties, Box::new(pages)), encoded }
-    }
-}
-
-/// Bytes that a chunk's writer adds to, and that are taken once it is closed.
-#[derive(Debug, Clone, Default)]
-struct Encoded(Arc<Mutex<Vec<u8>>>);
-
-impl Encoded {
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Write for Encoded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Writes pages one behind the other.
-struct Pages(TrackedWrite<Encoded>);
-
-impl PageWriter for Pages {
-    fn write_page(&mut self, page: CompressedPage) -> Result<PageWriteSpec> {
-        SerializedPageWriter::new(&mut self.0).write_page(page)
-    }
-
-    fn close(&mut self) -> Result<()> {
-        SerializedPageWriter::new(&mut self.0).close()
     }
 }

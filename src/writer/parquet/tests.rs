@@ -144,7 +144,7 @@ fn a_row_group_ends_at_its_rows_or_bytes() {
     for (limits, expected) in [
         (Limits { group_rows: 40, ..Limits::DEFAULT }, vec![40, 40, 20]),
         (Limits { batch_rows: 7, group_rows: 50, ..Limits::DEFAULT }, vec![50, 50]),
-        (Limits { batch_bytes: 1, group_bytes: 8 * 64, ..Limits::DEFAULT }, vec![64, 36]),
+        (Limits { batch_bytes: 1, group_bytes: 10 * 64, ..Limits::DEFAULT }, vec![64, 36]),
     ] {
         let columns = vec![column("a", Kind::Int), column("a", Kind::Text)];
         let (file, summary) = written(columns, &rows, limits, None);
