@@ -6,7 +6,7 @@ registrar := $(or $(CARGO_TARGET_DIR),target)/debug/registrar
 # The development profile: a cold release build takes longer than the demo itself runs.
 build := script/bootstrap && cargo build --locked --bin registrar
 
-.PHONY: demo serve test lint
+.PHONY: demo serve test lint bench
 
 # Fill a database with sample data, run every report over HTTP, say where the files are, end.
 demo:
@@ -19,6 +19,10 @@ serve:
 # Everything that must hold before a commit.
 test:
 	script/bootstrap && script/test
+
+# Our exports against psql, rust_xlsxwriter and Python's libraries; writes target/bench.json.
+bench:
+	script/bootstrap && script/bench
 
 # Only the checks that need no database; quick.
 lint:
