@@ -26,7 +26,7 @@ async fn the_catalogue_tells_all_that_a_submit_needs() {
     let schema = &report["parameters"];
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["properties"]["min_credits"]["default"], 30);
-    assert_eq!(report["formats"], json!(["csv", "xlsx"]));
+    assert_eq!(report["formats"], json!(["csv", "xlsx", "parquet", "ndjson"]));
     assert_eq!(report["limits"]["timeout_secs"], 120);
     assert_eq!(report["limits"]["max_rows"], 1_000_000);
     assert_eq!(report["expires_after_days"], 7);
