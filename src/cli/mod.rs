@@ -16,6 +16,7 @@ use crate::store::Store;
 use crate::telemetry;
 
 pub mod demo;
+pub mod doctor;
 pub mod execution;
 pub mod healthcheck;
 pub mod migrate;
@@ -45,6 +46,7 @@ enum Command {
     Report(report::ReportCommand),
     Execution(execution::ExecutionCommand),
     Token(token::TokenCommand),
+    Doctor(doctor::DoctorCommand),
     Openapi(openapi::OpenapiCommand),
     Healthcheck(healthcheck::HealthcheckCommand),
 }
@@ -101,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Report(command) => Box::pin(report::run(command)).await,
             Command::Execution(command) => execution::run(command).await,
             Command::Token(command) => token::run(command).await,
+            Command::Doctor(command) => doctor::run(command).await,
             Command::Openapi(command) => openapi::run(&command),
             Command::Healthcheck(command) => healthcheck::run(command).await,
         }

@@ -15,6 +15,7 @@ use crate::config::DatabaseConfig;
 
 pub mod audit;
 pub mod definitions;
+pub mod diagnostics;
 pub mod executions;
 pub mod idempotency;
 pub mod schedules;

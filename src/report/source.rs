@@ -27,6 +27,7 @@ use super::parameters::Value;
 use crate::writer::Precision;
 
 mod precision;
+mod trials;
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,6 +14,7 @@ use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
 
 pub mod access;
+pub mod doctor;
 pub mod executions;
 mod health;
 pub mod reports;

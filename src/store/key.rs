@@ -49,6 +49,9 @@ pub fn execution_folder(created_at: DateTime<Utc>, execution: i64) -> String {
 }
 
 impl ObjectKey<'_> {
+    /// The folder of probes.
+    pub const PROBES: &'static str = "probes";
+
     /// Where the object is.
     pub fn path(&self) -> Path {
         Path::from(match self {
@@ -58,7 +61,7 @@ impl ObjectKey<'_> {
             Self::Manifest(attempt) => {
                 format!("{}/{}.manifest.json", attempt.folder(), attempt.slug)
             }
-            Self::Probe(name) => format!("probes/{name}"),
+            Self::Probe(name) => format!("{}/{name}", Self::PROBES),
         })
     }
 }

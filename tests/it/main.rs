@@ -4,6 +4,7 @@
 mod api;
 mod support;
 
+mod doctor;
 mod faults;
 mod idempotency;
 mod layers;
