@@ -1,0 +1,199 @@
+//! Looking at executions: nothing here writes.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+
+use super::Status;
+
+/// An execution as clients see it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Execution {
+    /// Its number.
+    pub id: i64,
+    /// The definition's slug.
+    pub slug: String,
+    /// The definition's title.
+    pub title: String,
+    /// The definition's version it runs.
+    pub definition_version: Option<i32>,
+    /// Who submitted it.
+    pub executed_by: Option<i32>,
+    /// Resolved parameters.
+    pub parameters: Option<Value>,
+    /// File format.
+    pub format: String,
+    /// Other choices of the caller.
+    pub options: Value,
+    /// Where it stands.
+    #[sqlx(try_from = "String")]
+    pub status: Status,
+    /// Tries so far.
+    pub attempt: i32,
+    /// Failed tries at which it fails for good.
+    pub max_attempts: i32,
+    /// Not before then.
+    pub run_at: DateTime<Utc>,
+    /// When it was submitted.
+    pub created_at: DateTime<Utc>,
+    /// When the current attempt began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub completed_at: Option<DateTime<Utc>>,
+    /// Rows read so far.
+    pub progress_rows: i64,
+    /// Bytes written so far.
+    pub progress_bytes: i64,
+    /// Why it failed, for programs.
+    pub error_code: Option<String>,
+    /// Why it failed, for people.
+    pub error_message: Option<String>,
+    /// Rows of the result.
+    pub row_count: Option<i64>,
+    /// Size of the result.
+    pub size_bytes: Option<i64>,
+    /// SHA-256 of the result, in hex.
+    pub sha256: Option<String>,
+    /// Whether the result was cut at a limit.
+    pub truncated: bool,
+    /// Instant of the snapshot that was read.
+    pub snapshot_at: Option<DateTime<Utc>>,
+    /// When the result is deleted.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where the result is in the store.
+    pub result_file_path: Option<String>,
+    /// The submit's trace.
+    pub trace_id: Option<String>,
+}
+
+/// The columns of [`Execution`]; `concat!` because SQL must be static.
+macro_rules! select_execution {
+    ($tail:literal) => {
+        concat!(
+            "select e.id, d.slug, d.name as title, e.definition_version, e.executed_by,
+                    e.parameters, e.format, e.options, e.status, e.attempt, e.max_attempts,
+                    e.run_at, e.created_at, e.started_at, e.completed_at, e.progress_rows,
+                    e.progress_bytes, e.error_code, e.error_message, e.row_count, e.size_bytes,
+                    e.sha256, e.truncated, e.snapshot_at, e.expires_at, e.result_file_path,
+                    e.trace_id
+               from report_executions e
+               join report_definitions d on d.id = e.report_definition_id ",
+            $tail
+        )
+    };
+}
+
+/// Finds an execution.
+///
+/// # Errors
+/// The database's.
+pub async fn find(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<Option<Execution>, sqlx::Error> {
+    sqlx::query_as(select_execution!("where e.id = $1")).bind(id).fetch_optional(connection).await
+}
+
+/// Which executions to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only of this user.
+    pub executed_by: Option<i32>,
+    /// Only in this state.
+    pub status: Option<Status>,
+    /// Only of this report.
+    pub slug: Option<String>,
+    /// Only with a smaller number: the cursor.
+    pub before: Option<i64>,
+}
+
+/// Lists executions, newest first.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    pool: &PgPool,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<Execution>, sqlx::Error> {
+    sqlx::query_as(select_execution!(
+        "where ($1::int is null or e.executed_by = $1)
+           and ($2::text is null or e.status = $2)
+           and ($3::text is null or d.slug = $3)
+           and ($4::bigint is null or e.id < $4)
+         order by e.id desc
+         limit $5"
+    ))
+    .bind(filter.executed_by)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.slug.as_deref())
+    .bind(filter.before)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// How many executions of a user are not finished. Locks the user's row, so that two submits at
+/// once cannot both take the last free place.
+///
+/// # Errors
+/// The database's.
+pub async fn count_active(connection: &mut PgConnection, user_id: i32) -> Result<i64, sqlx::Error> {
+    sqlx::query("select from users where id = $1 for no key update")
+        .bind(user_id)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_scalar(
+        "select count(*)
+           from report_executions
+          where executed_by = $1 and status in ('pending', 'processing', 'cancelling')",
+    )
+    .bind(user_id)
+    .fetch_one(connection)
+    .await
+}
+
+/// How many pending executions are before this one, and how long runs of its report took: the
+/// median of the last twenty, in seconds.
+///
+/// # Errors
+/// The database's.
+pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx::Error> {
+    sqlx::query_as(
+        "select (select count(*)
+                   from report_executions p
+                  where p.status = 'pending' and e.status = 'pending'
+                    and (p.run_at, p.id) < (e.run_at, e.id)),
+                (select percentile_cont(0.5) within group (order by recent.seconds)
+                   from (select extract(epoch from c.completed_at - c.started_at)::float8 as seconds
+                           from report_executions c
+                          where c.report_definition_id = e.report_definition_id
+                            and c.definition_version = e.definition_version
+                            and c.status = 'completed'
+                          order by c.id desc
+                          limit 20) recent)
+           from report_executions e
+          where e.id = $1",
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await
+}
+
+/// Executions in states that are not final, and the age of the oldest that waits, in seconds.
+///
+/// # Errors
+/// The database's.
+pub async fn queue_depth(pool: &PgPool) -> Result<(i64, i64, i64, f64), sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) filter (where status = 'pending'),
+                count(*) filter (where status = 'processing'),
+                count(*) filter (where status = 'cancelling'),
+                coalesce(extract(epoch from now() - min(run_at)
+                    filter (where status = 'pending' and run_at <= now())), 0)::float8
+           from report_executions
+          where status in ('pending', 'processing', 'cancelling')",
+    )
+    .fetch_one(pool)
+    .await
+}
