@@ -118,6 +118,10 @@ pub struct ReportConfig {
     pub max_bytes: NonZeroU64,
     /// Most unfinished executions of a user.
     pub max_active_per_user: NonZeroU32,
+    /// Most executions of a user that run at once, over all processes.
+    pub max_running_per_user: NonZeroU32,
+    /// Most executions that run at once, over all processes.
+    pub max_running: NonZeroU32,
     /// Attempts before giving up.
     pub max_attempts: NonZeroU32,
     /// Longest wait for a lock.

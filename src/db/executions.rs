@@ -24,8 +24,10 @@ mod transitions;
 pub use self::backends::{
     Backend, backend_is_alive, backend_of, cancel_backend, note_backend, terminate_backend,
 };
-pub use self::claim::{Claimed, claim_next};
-pub use self::orphans::{Expiring, Orphan, list_expiring, lock_orphans, lock_unticketed};
+pub use self::claim::{Caps, Claimed, claim_next};
+pub use self::orphans::{
+    Expiring, Orphan, any_is_parked, list_expiring, lock_orphans, lock_unticketed,
+};
 pub use self::reading::{Execution, Filter, count_active, find, list, outlook, queue_depth};
 pub use self::status::{Status, UnknownStatus};
 pub use self::transitions::{

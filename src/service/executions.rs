@@ -126,6 +126,7 @@ impl Services {
                 options: &json!(submission.presentation),
                 max_attempts: i32::try_from(self.config.report.max_attempts.get())
                     .unwrap_or(i32::MAX),
+                max_concurrent: definition.limits().max_concurrent_per_user,
                 trace_id: &caller.trace_id,
             },
         )

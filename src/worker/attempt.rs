@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::Context;
+use super::{Context, reaper};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Backend, Beat, Claimed, Published};
@@ -62,12 +62,17 @@ struct Finished {
 
 /// Runs the next attempt of the execution whose turn it is, if one waits.
 pub async fn run(context: &Context) {
-    let claimed =
-        executions::claim_next(&context.services.db, &context.worker_id, lease_secs(context)).await;
+    let claimed = executions::claim_next(
+        &context.services.db,
+        &context.worker_id,
+        lease_secs(context),
+        context.caps(),
+    )
+    .await;
     let claimed = match claimed {
         Ok(Some(claimed)) => claimed,
         Ok(None) => {
-            tracing::debug!("nothing to claim: a doubled or late ticket");
+            tracing::debug!("nothing may start: a doubled or late ticket, or caps");
             return;
         }
         Err(error) => {
@@ -83,6 +88,20 @@ pub async fn run(context: &Context) {
         trace_id = claimed.trace_id.as_deref(),
     );
     run_claimed(context, claimed).instrument(span).await;
+    call_next(context).await;
+}
+
+/// A place is free: whoever a cap has kept back gets a ticket. The reaper does the same, later.
+async fn call_next(context: &Context) {
+    let called = async {
+        if executions::any_is_parked(&context.services.db).await? {
+            reaper::reissue(context).await?;
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = called.await {
+        tracing::debug!(error = format!("{error:#}"), "the reaper calls the next instead");
+    }
 }
 
 async fn run_claimed(context: &Context, claimed: Claimed) {

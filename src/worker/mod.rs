@@ -14,6 +14,7 @@ use apalis_postgres::{Config, PostgresStorage};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
+use crate::db::executions::Caps;
 use crate::queue::{MaintenanceTicket, Queue, ReportTicket};
 use crate::service::Services;
 
@@ -42,6 +43,14 @@ pub struct Context {
     pub worker_id: Arc<str>,
     /// Ends running attempts: the grace after SIGTERM is over.
     pub abort: CancellationToken,
+}
+
+impl Context {
+    /// How many executions may run at once.
+    pub fn caps(&self) -> Caps {
+        let report = &self.services.config.report;
+        Caps { per_user: Some(report.max_running_per_user), in_all: Some(report.max_running) }
+    }
 }
 
 /// Takes and runs jobs until `shutdown`, then waits for what is running, at most the configured

@@ -21,7 +21,7 @@ pub const LOCK_GRACE_SECS: i32 = 3;
 /// A ticket that was not answered for this long is lost; a doubled one does no harm.
 const TICKET_SECS: i32 = 30;
 /// Rows settled in one transaction.
-const BATCH: i64 = 100;
+const BATCH: i32 = 100;
 /// Why an execution whose worker died failed or is tried again.
 const WORKER_LOST: &str = "worker_lost";
 
@@ -60,7 +60,7 @@ pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
 
 async fn rescue(context: &Context) -> anyhow::Result<usize> {
     let mut tx = context.services.db.begin().await?;
-    let orphans = executions::lock_orphans(&mut tx, LOCK_GRACE_SECS, BATCH).await?;
+    let orphans = executions::lock_orphans(&mut tx, LOCK_GRACE_SECS, i64::from(BATCH)).await?;
     for orphan in &orphans {
         // Its query may still be running, for nobody.
         let gone = end_backend(context, orphan).await?;
@@ -138,12 +138,16 @@ async fn end_backend(context: &Context, orphan: &Orphan) -> Result<bool, sqlx::E
     Ok(!executions::backend_is_alive(&context.services.db, backend).await?)
 }
 
-async fn reissue(context: &Context) -> anyhow::Result<usize> {
+/// Writes tickets for executions that may start and have none. Returns how many.
+///
+/// # Errors
+/// The database's.
+pub async fn reissue(context: &Context) -> anyhow::Result<usize> {
     let mut tx = context.services.db.begin().await?;
-    let ids = executions::lock_unticketed(&mut tx, TICKET_SECS, BATCH).await?;
+    let ids = executions::lock_unticketed(&mut tx, context.caps(), TICKET_SECS, BATCH).await?;
     for id in &ids {
         queue::enqueue_execution(&mut tx, *id, 0).await?;
-        tracing::info!(execution.id = id, "execution {id} had lost its ticket");
+        tracing::debug!(execution.id = id, "execution {id} was without a ticket");
     }
     tx.commit().await?;
     Ok(ids.len())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use registrar::db::executions::{self, NewExecution, Status};
+use registrar::db::executions::{self, Caps, NewExecution, Status};
 use registrar::queue;
 use registrar::writer::Format;
 use serde_json::json;
@@ -35,6 +35,7 @@ async fn a_ticket_travels_in_the_transaction_of_its_execution() {
         format: "csv",
         options: &json!({}),
         max_attempts: 3,
+        max_concurrent: None,
         trace_id: "trace",
     };
     let id = executions::insert(&mut tx, &new).await.unwrap();
@@ -243,7 +244,8 @@ async fn users_take_turns_whoever_submitted_first() {
         }
     }
     for _ in 0..12 {
-        let claimed = executions::claim_next(&db, "worker", 60).await.unwrap().unwrap();
+        let claimed =
+            executions::claim_next(&db, "worker", 60, Caps::default()).await.unwrap().unwrap();
         order.push(claimed.executed_by.unwrap());
     }
     let rui = order.iter().filter(|user| **user == 3).count();
@@ -261,7 +263,7 @@ async fn claims_at_the_same_instant_take_different_executions() {
     for _ in 0..12 {
         app.submit("one", json!({})).await;
     }
-    let claims = (0..12).map(|_| executions::claim_next(&db, "worker", 60));
+    let claims = (0..12).map(|_| executions::claim_next(&db, "worker", 60, Caps::default()));
     let claimed = futures::future::try_join_all(claims).await.unwrap();
     let distinct: std::collections::BTreeSet<_> = claimed.iter().flatten().map(|c| c.id).collect();
     assert_eq!(distinct.len(), 12, "one each, and none left out");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use registrar::db::executions::{self, Backend, Beat, Published, Status};
+use registrar::db::executions::{self, Backend, Beat, Caps, Published, Status};
 use registrar::service::ServiceError;
 use serde_json::json;
 
@@ -207,10 +207,12 @@ async fn an_attempt_that_is_not_the_current_one_can_change_nothing() {
     app.define("one", "select 1 as one").await;
     let id = app.submit("one", json!({})).await;
     let db = app.services.db.clone();
-    let stale = executions::claim_next(&db, "paused", 1).await.unwrap().unwrap().attempt;
+    let stale =
+        executions::claim_next(&db, "paused", 1, Caps::default()).await.unwrap().unwrap().attempt;
     let mut connection = db.acquire().await.unwrap();
     assert!(executions::retry_later(&mut connection, id, stale, "x", "x", 0.0).await.unwrap());
-    let current = executions::claim_next(&db, "current", 60).await.unwrap().unwrap().attempt;
+    let current =
+        executions::claim_next(&db, "current", 60, Caps::default()).await.unwrap().unwrap().attempt;
     assert_eq!((stale, current), (1, 2));
     let before = app.execution(id).await;
 
@@ -248,12 +250,12 @@ async fn a_claim_needs_a_pending_execution_whose_time_has_come() {
     let db = app.services.db.clone();
     app.submit("one", json!({})).await;
     app.execute("update report_executions set run_at = now() + interval '1 minute'").await;
-    assert!(executions::claim_next(&db, "early", 9).await.unwrap().is_none());
+    assert!(executions::claim_next(&db, "early", 9, Caps::default()).await.unwrap().is_none());
     app.execute("update report_executions set run_at = now()").await;
-    let claims = (0..8).map(|_| executions::claim_next(&db, "one of eight", 9));
+    let claims = (0..8).map(|_| executions::claim_next(&db, "one of eight", 9, Caps::default()));
     let claimed: Vec<_> = futures::future::try_join_all(claims).await.unwrap();
     assert_eq!(claimed.iter().flatten().count(), 1);
-    assert!(executions::claim_next(&db, "late", 9).await.unwrap().is_none());
+    assert!(executions::claim_next(&db, "late", 9, Caps::default()).await.unwrap().is_none());
     app.leave_unfinished();
 }
 
@@ -414,7 +416,10 @@ async fn a_lease_that_nobody_renews_is_rescued() {
     app.define("one", "select 1 as one").await;
     let id = app.submit("one", json!({})).await;
     // A worker that claimed and vanished with its host: no lock to look at, only a lease.
-    executions::claim_next(&app.services.db, "vanished", 1).await.unwrap().unwrap();
+    executions::claim_next(&app.services.db, "vanished", 1, Caps::default())
+        .await
+        .unwrap()
+        .unwrap();
     let worker = app.start_worker().await;
     let execution = app.wait_until(id, Status::Completed).await;
     worker.stop().await;

@@ -1,5 +1,7 @@
 //! Whose turn it is: pending → processing.
 
+use std::num::NonZeroU32;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -35,18 +37,27 @@ pub struct Claimed {
     pub trace_id: Option<String>,
 }
 
+/// How many executions may run at once. `None`: as many as there are workers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caps {
+    /// Of one user, over all processes.
+    pub per_user: Option<NonZeroU32>,
+    /// Of everybody, over all processes.
+    pub in_all: Option<NonZeroU32>,
+}
+
 /// pending → processing: takes the execution whose turn it is for its next attempt. `None`: there
-/// is nothing to take, which is how a doubled or late ticket ends. Committed at once: no
-/// transaction stays open while the report runs.
+/// is nothing that may start, which is how a doubled or late ticket ends, and one that comes while
+/// caps keep back all that waits. Committed at once: no transaction stays open while the report
+/// runs.
 ///
 /// Whose turn it is: the highest priority first; inside it the user who has the fewest running,
 /// counting those of the same user that would go before; then whoever has waited longest. So one
 /// user's thousand executions cost another user at most one run's wait. As many tickets are
 /// pushed as there are executions, and it does not matter which ticket takes which.
 ///
-/// Two workers that claim at once never take the same row, and never wait for each other: a row
-/// that one of them has locked is skipped. `PER_USER` rows of each waiting user are looked at,
-/// more than there can be workers claiming in the same instant.
+/// What a cap keeps back is passed over, and keeps nothing back that is behind it. Claims go one
+/// after the other, so that a cap holds exactly; see the function in migration 0011.
 ///
 /// # Errors
 /// The database's.
@@ -54,68 +65,23 @@ pub async fn claim_next(
     pool: &PgPool,
     owner: &str,
     lease_secs: i32,
+    caps: Caps,
 ) -> Result<Option<Claimed>, sqlx::Error> {
-    /// More than this many claims at the same instant leave a ticket to the reaper.
-    const PER_USER: i64 = 16;
     sqlx::query_as(
-        "with recursive waiting (user_id) as (
-             (select coalesce(executed_by, 0)
-                from report_executions
-               where status = 'pending'
-               order by coalesce(executed_by, 0)
-               limit 1)
-             union all
-             select (select coalesce(e.executed_by, 0)
-                       from report_executions e
-                      where e.status = 'pending' and coalesce(e.executed_by, 0) > waiting.user_id
-                      order by coalesce(e.executed_by, 0)
-                      limit 1)
-               from waiting
-              where waiting.user_id is not null
-         ),
-         ranked as (
-             select next.id, next.priority, next.run_at,
-                    running.executions
-                        + row_number() over (partition by waiting.user_id, next.priority
-                                             order by next.run_at, next.id) as turn
-               from waiting
-              cross join lateral (
-                    select count(*) as executions
-                      from report_executions r
-                     where coalesce(r.executed_by, 0) = waiting.user_id
-                       and r.status in ('processing', 'cancelling')) running
-              cross join lateral (
-                    select e.id, e.priority, e.run_at
-                      from report_executions e
-                     where coalesce(e.executed_by, 0) = waiting.user_id
-                       and e.status = 'pending' and e.run_at <= now()
-                     order by e.priority desc, e.run_at, e.id
-                     limit $3) next
-              where waiting.user_id is not null
-         ),
-         chosen as (
-             select e.id
-               from ranked
-               join report_executions e on e.id = ranked.id and e.status = 'pending'
-              order by ranked.priority desc, ranked.turn, ranked.run_at, ranked.id
-              limit 1
-                for update of e skip locked
-         )
-         update report_executions e
-            set status = 'processing', attempt = e.attempt + 1,
-                lease_owner = $1, lease_until = now() + make_interval(secs => $2),
-                started_at = now(), progress_rows = 0, progress_bytes = 0,
-                backend_pid = null, backend_start = null,
-                ticket_id = null, ticket_at = null
-           from chosen
-          where e.id = chosen.id and e.status = 'pending'
-         returning e.id, e.attempt, e.failed_attempts, e.max_attempts, e.report_definition_id,
-                   e.definition_version, e.executed_by, e.parameters, e.format, e.options,
-                   e.created_at, e.started_at, e.trace_id",
+        "select id, attempt, failed_attempts, max_attempts, report_definition_id,
+                definition_version, executed_by, parameters, format, options,
+                created_at, started_at, trace_id
+           from claim_execution($1, $2, $3, $4)",
     )
     .bind(owner)
     .bind(f64::from(lease_secs))
-    .bind(PER_USER)
+    .bind(cap(caps.per_user))
+    .bind(cap(caps.in_all))
     .fetch_optional(pool)
     .await
+}
+
+/// A cap as the database counts.
+pub(super) fn cap(cap: Option<NonZeroU32>) -> Option<i32> {
+    cap.map(|cap| i32::try_from(cap.get()).unwrap_or(i32::MAX))
 }

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::Status;
+use super::claim::cap;
+use super::{Caps, Status};
 
 /// An execution whose worker is gone.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -72,29 +73,49 @@ pub async fn lock_orphans(
     .await
 }
 
-/// Locks at most `limit` pending executions that are due and have no live ticket: never ticketed,
-/// or ticketed more than `ticket_secs` ago.
+/// Locks at most `limit` executions that may start now and have no live ticket: never ticketed,
+/// ticketed more than `ticket_secs` ago, or passed over because of a cap. In the order in which
+/// they will start, and no more of a user than the caps let in: a ticket that finds all places
+/// taken is a ticket wasted.
 ///
 /// # Errors
 /// The database's.
 pub async fn lock_unticketed(
     connection: &mut PgConnection,
+    caps: Caps,
     ticket_secs: i32,
-    limit: i64,
+    limit: i32,
 ) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar(
-        "select id
-           from report_executions
-          where status = 'pending' and run_at <= now()
-            and (ticket_at is null
-                 or greatest(ticket_at, run_at) < now() - make_interval(secs => $1))
-          order by run_at
+        "select e.id
+           from claimable_executions($3, $4, $5) next
+           join report_executions e on e.id = next.id and e.status = 'pending'
+          where e.ticket_at is null
+             or greatest(e.ticket_at, e.run_at) < now() - make_interval(secs => $1)
+          order by next.priority desc, next.turn, next.run_at, next.id
           limit $2
-            for update skip locked",
+            for update of e skip locked",
     )
     .bind(f64::from(ticket_secs))
+    .bind(i64::from(limit))
     .bind(limit)
+    .bind(cap(caps.per_user))
+    .bind(cap(caps.in_all))
     .fetch_all(connection)
+    .await
+}
+
+/// Whether an execution waits that a cap has kept back.
+///
+/// # Errors
+/// The database's.
+pub async fn any_is_parked(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select exists (select
+                          from report_executions
+                         where status = 'pending' and ticket_at is null and run_at <= now())",
+    )
+    .fetch_one(pool)
     .await
 }
 

@@ -153,17 +153,35 @@ pub async fn count_active(connection: &mut PgConnection, user_id: i32) -> Result
     .await
 }
 
-/// How many pending executions are before this one, and how long runs of its report took: the
-/// median of the last twenty, in seconds.
+/// How many pending executions are before this one, in the order in which claims take them, and
+/// how long runs of its report took: the median of the last twenty, in seconds. What a cap keeps
+/// back may be passed by others.
 ///
 /// # Errors
 /// The database's.
 pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx::Error> {
     sqlx::query_as(
-        "select (select count(*)
-                   from report_executions p
-                  where p.status = 'pending' and e.status = 'pending'
-                    and (p.run_at, p.id) < (e.run_at, e.id)),
+        "with running as (
+             select coalesce(executed_by, 0) as user_id, count(*) as executions
+               from report_executions
+              where status in ('processing', 'cancelling')
+              group by coalesce(executed_by, 0)
+         ),
+         waiting as (
+             select p.id, p.priority, p.run_at,
+                    coalesce(running.executions, 0)
+                        + row_number() over (partition by coalesce(p.executed_by, 0), p.priority
+                                             order by p.run_at, p.id) as turn
+               from report_executions p
+               left join running on running.user_id = coalesce(p.executed_by, 0)
+              where p.status = 'pending'
+         )
+         select (select count(*)
+                   from waiting p
+                   join waiting mine on mine.id = e.id
+                  where p.priority > mine.priority
+                     or p.priority = mine.priority
+                        and (p.turn, p.run_at, p.id) < (mine.turn, mine.run_at, mine.id)),
                 (select percentile_cont(0.5) within group (order by recent.seconds)
                    from (select extract(epoch from c.completed_at - c.started_at)::float8 as seconds
                            from report_executions c

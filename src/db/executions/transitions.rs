@@ -1,10 +1,13 @@
 //! The arrows between the states but the claim: each is one guarded statement.
 
+use std::num::NonZeroU32;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
 use super::Backend;
+use super::claim::cap;
 
 /// An execution to be stored.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub struct NewExecution<'a> {
     pub options: &'a Value,
     /// Failed tries at which it fails for good.
     pub max_attempts: i32,
+    /// How many of this definition the user may have running.
+    pub max_concurrent: Option<NonZeroU32>,
     /// Trace of the request.
     pub trace_id: &'a str,
 }
@@ -38,8 +43,8 @@ pub async fn insert(
     sqlx::query_scalar(
         "insert into report_executions
                 (report_definition_id, definition_version, executed_by, parameters, format,
-                 options, max_attempts, trace_id, status)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, 'pending')
+                 options, max_attempts, trace_id, max_concurrent, status)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending')
          returning id",
     )
     .bind(new.definition_id)
@@ -50,6 +55,7 @@ pub async fn insert(
     .bind(new.options)
     .bind(new.max_attempts)
     .bind(new.trace_id)
+    .bind(cap(new.max_concurrent))
     .fetch_one(connection)
     .await
 }

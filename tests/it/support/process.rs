@@ -98,7 +98,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
     let secret = |secret: &Option<secrecy::SecretString>| {
         secret.as_ref().map(|secret| secret.expose_secret().to_owned())
     };
-    let settings: [(&str, Option<String>); 25] = [
+    let settings: [(&str, Option<String>); 27] = [
         ("DATABASE__URL", secret(&database.url)),
         ("DATABASE__REPORT_URL", secret(&database.report_url)),
         ("DATABASE__REPORT_PASSWORD", secret(&database.report_password)),
@@ -122,6 +122,8 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("REPORT__TIMEOUT_SECS", Some(report.timeout_secs.to_string())),
         ("REPORT__MAX_ROWS", Some(report.max_rows.to_string())),
         ("REPORT__MAX_BYTES", Some(report.max_bytes.to_string())),
+        ("REPORT__MAX_RUNNING_PER_USER", Some(report.max_running_per_user.to_string())),
+        ("REPORT__MAX_RUNNING", Some(report.max_running.to_string())),
         ("REPORT__MAX_ATTEMPTS", Some(report.max_attempts.to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];

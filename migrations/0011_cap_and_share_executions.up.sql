@@ -1,0 +1,150 @@
+-- Caps on what runs at once: of one definition by one user (`max_concurrent`, noted at the submit
+-- from the definition's version), of one user, and of all.
+--
+-- A cap is a count, and two claims that count at the same instant would both see a free place. So
+-- claims go one after the other, behind an advisory lock that is held for one claim and its
+-- commit. It is a function because the lock must be taken before the snapshot that counts: in
+-- plpgsql each statement has a snapshot of its own, and a worker that is stopped or killed in the
+-- middle cannot keep the lock, as its one statement ends on the server without it.
+--
+-- Down: executions forget their definition's cap.
+
+alter table report_executions
+    add column max_concurrent integer,
+    add constraint report_executions_max_concurrent_check check (max_concurrent >= 1);
+
+-- How many of a definition a user has running.
+drop index idx_report_executions_running;
+create index idx_report_executions_running on report_executions
+    ((coalesce(executed_by, 0)), report_definition_id)
+    where status in ('processing', 'cancelling');
+
+-- Those that wait without a ticket, because a cap kept them back.
+create index idx_report_executions_parked on report_executions (run_at, id)
+    where status = 'pending' and ticket_at is null;
+
+-- Which executions may start, in the order in which they will: the highest priority first; inside
+-- it the user who has the fewest running, counting those of the same user that would go before;
+-- then whoever has waited longest. At most `per_user` of each user, and none that a cap keeps back.
+-- NULL is no cap.
+create function claimable_executions(per_user integer, user_cap integer, server_cap integer)
+returns table (id bigint, priority smallint, turn bigint, run_at timestamp with time zone)
+language sql stable
+as $$
+    with recursive waiting (user_id) as (
+        (select coalesce(executed_by, 0)
+           from report_executions
+          where status = 'pending'
+          order by coalesce(executed_by, 0)
+          limit 1)
+        union all
+        select (select coalesce(e.executed_by, 0)
+                  from report_executions e
+                 where e.status = 'pending' and coalesce(e.executed_by, 0) > waiting.user_id
+                 order by coalesce(e.executed_by, 0)
+                 limit 1)
+          from waiting
+         where waiting.user_id is not null
+    ),
+    ranked as (
+        select next.id, next.priority, next.run_at, next.max_concurrent,
+               running.executions + row_number() over users as turn,
+               running.executions
+                   + row_number() over (partition by waiting.user_id
+                                        order by next.priority desc, next.run_at, next.id)
+                   as of_user,
+               same.executions
+                   + row_number() over (partition by waiting.user_id, next.report_definition_id
+                                        order by next.priority desc, next.run_at, next.id)
+                   as of_definition
+          from waiting
+         cross join lateral (
+               select count(*) as executions
+                 from report_executions r
+                where coalesce(r.executed_by, 0) = waiting.user_id
+                  and r.status in ('processing', 'cancelling')) running
+         cross join lateral (
+               select e.id, e.priority, e.run_at, e.report_definition_id, e.max_concurrent
+                 from report_executions e
+                where coalesce(e.executed_by, 0) = waiting.user_id
+                  and e.status = 'pending' and e.run_at <= now()
+                  and (user_cap is null or running.executions < user_cap)
+                  -- Before the limit: what a cap keeps back must not hide what is behind it.
+                  and (e.max_concurrent is null
+                       or e.max_concurrent > (
+                           select count(*)
+                             from report_executions r
+                            where coalesce(r.executed_by, 0) = waiting.user_id
+                              and r.report_definition_id = e.report_definition_id
+                              and r.status in ('processing', 'cancelling')))
+                order by e.priority desc, e.run_at, e.id
+                limit per_user) next
+         cross join lateral (
+               select count(*) as executions
+                 from report_executions r
+                where coalesce(r.executed_by, 0) = waiting.user_id
+                  and r.report_definition_id = next.report_definition_id
+                  and r.status in ('processing', 'cancelling')) same
+         where waiting.user_id is not null
+        window users as (partition by waiting.user_id, next.priority
+                         order by next.run_at, next.id)
+    )
+    select ranked.id, ranked.priority, ranked.turn, ranked.run_at
+      from ranked
+     where (user_cap is null or ranked.of_user <= user_cap)
+       and (ranked.max_concurrent is null or ranked.of_definition <= ranked.max_concurrent)
+       and (server_cap is null
+            or server_cap > (select count(*)
+                               from report_executions r
+                              where r.status in ('processing', 'cancelling')))
+     order by ranked.priority desc, ranked.turn, ranked.run_at, ranked.id
+$$;
+
+comment on function claimable_executions is
+    'The executions that may start now, in the order in which they will.';
+
+-- pending → processing, for the execution whose turn it is; no row where none may start. Then a
+-- ticket was used up for nothing: one execution that waits is marked as being without, so that it
+-- gets another as soon as a place is free.
+create function claim_execution(
+    owner text, lease_secs double precision, user_cap integer, server_cap integer)
+returns setof report_executions
+language plpgsql
+as $$
+begin
+    -- 'Claim' as a number; of this database alone, as advisory locks are.
+    perform pg_advisory_xact_lock(71, 19);
+    return query
+        with chosen as (
+            select e.id
+              from claimable_executions(16, user_cap, server_cap) next
+              join report_executions e on e.id = next.id and e.status = 'pending'
+             order by next.priority desc, next.turn, next.run_at, next.id
+             limit 1
+               for update of e skip locked
+        )
+        update report_executions e
+           set status = 'processing', attempt = e.attempt + 1,
+               lease_owner = owner, lease_until = now() + make_interval(secs => lease_secs),
+               started_at = now(), progress_rows = 0, progress_bytes = 0,
+               backend_pid = null, backend_start = null,
+               ticket_id = null, ticket_at = null
+          from chosen
+         where e.id = chosen.id and e.status = 'pending'
+        returning e.*;
+    if not found then
+        update report_executions e
+           set ticket_id = null, ticket_at = null
+          from (select p.id
+                  from report_executions p
+                 where p.status = 'pending' and p.run_at <= now() and p.ticket_at is not null
+                 order by p.run_at, p.id
+                 limit 1
+                   for update skip locked) parked
+         where e.id = parked.id;
+    end if;
+end
+$$;
+
+comment on function claim_execution is
+    'Takes the execution whose turn it is for its next attempt.';
