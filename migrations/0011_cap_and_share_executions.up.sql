@@ -1,3 +1,5 @@
+-- Second formats and shared results, and caps on what runs at once.
+--
 -- Caps on what runs at once: of one definition by one user (`max_concurrent`, noted at the submit
 -- from the definition's version), of one user, and of all.
 --
@@ -7,11 +9,26 @@
 -- plpgsql each statement has a snapshot of its own, and a worker that is stopped or killed in the
 -- middle cannot keep the lock, as its one statement ends on the server without it.
 --
--- Down: executions forget their definition's cap.
+-- Down: executions forget their definition's cap, whose second format they are, and whose result
+-- they share; what waits for another's result then runs on its own.
 
 alter table report_executions
     add column max_concurrent integer,
+    -- The execution that this one makes a further format of.
+    add column format_of bigint references report_executions (id) on delete set null,
+    -- The execution whose result this one shares, or waits for. Never claimed itself.
+    add column shared_from bigint references report_executions (id) on delete set null,
+    -- SHA-256 of what makes two executions the same: version, parameters, format, options, rights.
+    -- Taken off when the result expires: it must not outlive the parameters that it tells of.
+    add column reuse_key char(64),
     add constraint report_executions_max_concurrent_check check (max_concurrent >= 1);
+
+create index idx_report_executions_format_of on report_executions (format_of)
+    where format_of is not null;
+create index idx_report_executions_shared_from on report_executions (shared_from)
+    where shared_from is not null;
+create index idx_report_executions_reuse on report_executions (reuse_key)
+    where reuse_key is not null and status in ('pending', 'processing', 'completed');
 
 -- How many of a definition a user has running.
 drop index idx_report_executions_running;
@@ -21,7 +38,7 @@ create index idx_report_executions_running on report_executions
 
 -- Those that wait without a ticket, because a cap kept them back.
 create index idx_report_executions_parked on report_executions (run_at, id)
-    where status = 'pending' and ticket_at is null;
+    where status = 'pending' and ticket_at is null and shared_from is null;
 
 -- Which executions may start, in the order in which they will: the highest priority first; inside
 -- it the user who has the fewest running, counting those of the same user that would go before;
@@ -67,7 +84,7 @@ as $$
                select e.id, e.priority, e.run_at, e.report_definition_id, e.max_concurrent
                  from report_executions e
                 where coalesce(e.executed_by, 0) = waiting.user_id
-                  and e.status = 'pending' and e.run_at <= now()
+                  and e.status = 'pending' and e.run_at <= now() and e.shared_from is null
                   and (user_cap is null or running.executions < user_cap)
                   -- Before the limit: what a cap keeps back must not hide what is behind it.
                   and (e.max_concurrent is null
@@ -137,7 +154,8 @@ begin
            set ticket_id = null, ticket_at = null
           from (select p.id
                   from report_executions p
-                 where p.status = 'pending' and p.run_at <= now() and p.ticket_at is not null
+                 where p.status = 'pending' and p.run_at <= now() and p.shared_from is null
+                   and p.ticket_at is not null
                  order by p.run_at, p.id
                  limit 1
                    for update skip locked) parked

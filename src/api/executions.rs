@@ -18,7 +18,7 @@ use super::query::{NoQuery, QueryReader};
 use super::resources::{
     ExecutionResource, cancelling_example, completed_example, execution_path, pending_example,
 };
-use super::submission::SubmissionBody;
+use super::submission::{FormatBody, SubmissionBody};
 use crate::service::executions::{Followed, IdempotencyKey, Submitted};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -198,6 +198,52 @@ pub async fn retry_execution(
     let execution = state.services.retry(&caller, id).await?;
     let followed = Followed::without_outlook(execution);
     Ok(located(StatusCode::ACCEPTED, followed))
+}
+
+/// Make a further format of a finished execution
+///
+/// Runs the same version of the report with the same parameters into another file, as an execution
+/// of its own whose `format_of` is this one. It reads a snapshot of its own: `result.snapshot_at`
+/// of the two tells how far apart they are. Asking again for the same file gives the same
+/// execution. `GET …/result?format=` of this one then finds it.
+#[utoipa::path(
+    post,
+    path = "/v1/executions/{id}/formats",
+    tag = "executions",
+    params(("id" = i64, Path, description = "Number of a completed execution.", example = 71)),
+    request_body(
+        content = FormatBody,
+        example = json!({"format": "xlsx", "reader": "spreadsheet"}),
+    ),
+    responses(
+        (
+            status = 202,
+            description = "It is on its way.",
+            body = ExecutionResource,
+            headers(("Location" = String, description = "Path of the execution.")),
+            example = json!(pending_example()),
+        ),
+        (
+            status = 200,
+            description = "It is there.",
+            body = ExecutionResource,
+            headers(("Location" = String, description = "Path of the execution.")),
+            example = json!(completed_example()),
+        ),
+    )
+)]
+pub async fn request_format(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    ExecutionId(id): ExecutionId,
+    _: NoQuery,
+    JsonObject(object): JsonObject,
+) -> Result<Response, Problem> {
+    let (format, presentation) = SubmissionBody::read_format(object)?;
+    let execution = state.services.request_format(&caller, id, format, presentation).await?;
+    let done = execution.status.is_final();
+    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(located(status, Followed::without_outlook(execution)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

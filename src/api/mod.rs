@@ -120,6 +120,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(follow::show_execution))
         .routes(routes!(executions::cancel_execution))
         .routes(routes!(executions::retry_execution))
+        .routes(routes!(executions::request_format))
         .routes(routes!(results::download_result))
         .routes(routes!(results::show_manifest))
 }

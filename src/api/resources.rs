@@ -58,6 +58,11 @@ pub struct ExecutionResource {
     pub error: Option<ExecutionFailure>,
     /// What it made, once it is completed; stays when the result has expired.
     pub result: Option<ResultSummary>,
+    /// The execution that this is a further format of: the same version and parameters, and a
+    /// snapshot of its own.
+    pub format_of: Option<i64>,
+    /// Whether it shares the result of an identical run, as its submit permitted.
+    pub shared: bool,
     /// Trace of the submit.
     pub trace_id: Option<String>,
     /// What can be done next.
@@ -115,6 +120,9 @@ pub struct ExecutionLinks {
     /// How the file was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
+    /// `POST` here for a further format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formats: Option<String>,
     /// `POST` here to cancel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel: Option<String>,
@@ -150,6 +158,8 @@ impl From<Followed> for ExecutionResource {
             error_code,
             error_message,
             trace_id,
+            format_of,
+            shared_from,
             // In `result`, or, as the place in the store, for nobody.
             row_count: _,
             size_bytes: _,
@@ -181,6 +191,9 @@ impl From<Followed> for ExecutionResource {
             expected_at,
             error: error_code.map(|code| ExecutionFailure { code, message: error_message }),
             result,
+            format_of,
+            // Whose it is may be nobody's business.
+            shared: shared_from.is_some(),
             trace_id,
             links,
         }
@@ -208,6 +221,7 @@ fn links(execution: &Execution) -> ExecutionLinks {
         report: format!("/v1/reports/{}", execution.slug),
         result: below("result", done),
         manifest: below("manifest", done),
+        formats: below("formats", done),
         cancel: below("cancel", matches!(status, Status::Pending | Status::Processing)),
         retry: below("retry", matches!(status, Status::Failed | Status::Cancelled)),
         itself: path,
@@ -279,12 +293,15 @@ pub fn completed_example() -> Value {
             "snapshot_at": "2026-03-01T08:00:01Z",
             "expires_at": "2026-03-08T08:00:04Z"
         },
+        "format_of": null,
+        "shared": false,
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
         "links": {
             "self": "/v1/executions/71",
             "report": "/v1/reports/gpa-ranking",
             "result": "/v1/executions/71/result",
-            "manifest": "/v1/executions/71/manifest"
+            "manifest": "/v1/executions/71/manifest",
+            "formats": "/v1/executions/71/formats"
         }
     })
 }
@@ -313,6 +330,8 @@ pub fn pending_example() -> Value {
         "expected_at": null,
         "error": null,
         "result": null,
+        "format_of": null,
+        "shared": false,
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
         "links": {
             "self": "/v1/executions/71",

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::store::ByteRange;
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     ETAG, X_CONTENT_TYPE_OPTIONS,
@@ -22,10 +22,11 @@ use super::etag::ETag;
 use super::extract::{Authenticated, ExecutionId};
 use super::limits::Place;
 use super::problem::Problem;
-use super::query::NoQuery;
+use super::query::{NoQuery, QueryReader};
 use super::range::{Wanted, wanted};
 use crate::report::manifest::Manifest;
 use crate::service::results::ResultFile;
+use crate::writer::Format;
 
 /// RFC 9530: the digest of the whole file, also beside a part of it.
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -39,6 +40,8 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
     tag = "results",
     params(
         ("id" = i64, Path, description = "Number of the execution.", example = 71),
+        ("format" = Option<Format>, Query,
+            description = "The file in this format, made before by `POST …/formats`."),
         ("Range" = Option<String>, Header, description = "One range of bytes.",
             example = "bytes=0-1023"),
         ("If-Range" = Option<String>, Header,
@@ -75,11 +78,18 @@ pub async fn download_result(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     ExecutionId(id): ExecutionId,
-    _: NoQuery,
+    RawQuery(query): RawQuery,
     Extension(place): Extension<Place>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let mut query = QueryReader::new(query.as_deref());
+    let format = query.parse("format", "must be `csv`, `xlsx`, `parquet` or `ndjson`");
+    query.finish()?;
+    let id = match format {
+        Some(format) => state.services.in_format(&caller, id, format).await?,
+        None => id,
+    };
     let file = state.services.find_result(&caller, id).await?;
     let tag = ETag::from_hex(&file.sha256);
     if tag.is_known_to(&headers) {
@@ -185,6 +195,7 @@ fn manifest_example() -> serde_json::Value {
     json!({
         "execution_id": 71,
         "attempt": 1,
+        "format_of": null,
         "report": "gpa-ranking",
         "definition_version": 2,
         "definition_sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",

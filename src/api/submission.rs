@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::error::ProblemKind;
 use super::problem::{FieldError, Problem};
 use crate::report::Presentation;
-use crate::service::executions::{IdempotencyKey, Submission};
+use crate::service::executions::{IdempotencyKey, Reuse, Submission};
 use crate::writer::{Compression, Format, Reader};
 
 /// What separates the fields of a CSV.
@@ -64,6 +64,44 @@ pub struct SubmissionBody {
     /// How a CSV or NDJSON is compressed as a whole; the other formats are compressed inside.
     #[schema(required = false)]
     pub compression: Option<Compression>,
+    /// Whether the result of an identical run will do: the same version, parameters, file and
+    /// rights, on its way or finished.
+    #[schema(required = false)]
+    pub reuse: Option<ReuseBody>,
+}
+
+/// How old a shared result may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReuseBody {
+    /// Most seconds between the snapshot of the shared result and this submit, at most 30 days. 0
+    /// shares only a run that has not begun.
+    #[schema(maximum = 2_592_000, example = 600)]
+    pub max_age_secs: u32,
+}
+
+/// Most of `max_age_secs`: 30 days.
+const MAX_REUSE_SECS: u32 = 30 * 24 * 60 * 60;
+
+/// The file of a further format. Every field may be left out, and is then as in a submission.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a body that is read as a part of a submission")]
+pub struct FormatBody {
+    /// Format of the file.
+    #[schema(required = false, default = "csv")]
+    format: Format,
+    /// Who reads the file.
+    #[schema(required = false, default = "machine")]
+    reader: Reader,
+    /// Whether a CSV starts with a byte order mark.
+    #[schema(required = false, default = false)]
+    byte_order_mark: bool,
+    /// What separates the fields of a CSV.
+    #[schema(required = false, default = ",")]
+    delimiter: Delimiter,
+    /// How a CSV or NDJSON is compressed as a whole.
+    #[schema(required = false)]
+    compression: Option<Compression>,
 }
 
 impl SubmissionBody {
@@ -100,7 +138,18 @@ impl SubmissionBody {
                 &mut errors,
             )
             .flatten(),
+            reuse: field::<Option<ReuseBody>>(
+                &mut object,
+                "reuse",
+                "must be an object with `max_age_secs`, a whole number",
+                &mut errors,
+            )
+            .flatten(),
         };
+        if body.reuse.is_some_and(|reuse| reuse.max_age_secs > MAX_REUSE_SECS) {
+            let expected = format!("must be at most {MAX_REUSE_SECS}");
+            errors.push(FieldError::at("/reuse/max_age_secs", "max", expected));
+        }
         errors.extend(object.keys().map(|name| {
             FieldError::at(pointer(name), "unknown", "a submission has no such field")
         }));
@@ -110,15 +159,34 @@ impl SubmissionBody {
         Err(Problem::with_errors(ProblemKind::InvalidInput, errors))
     }
 
+    /// Reads the body of a further format, which has a file and nothing to run it with.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_format(object: Map<String, Value>) -> Result<(Format, Presentation), Problem> {
+        let errors: Vec<_> = ["parameters", "reuse"]
+            .into_iter()
+            .filter(|name| object.contains_key(*name))
+            .map(|name| FieldError::at(pointer(name), "unknown", "a format has no such field"))
+            .collect();
+        if !errors.is_empty() {
+            return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
+        }
+        let Submission { format, presentation, .. } = Self::read(object)?.into_submission(None);
+        Ok((format, presentation))
+    }
+
     /// As the service takes it.
     pub fn into_submission(self, idempotency_key: Option<IdempotencyKey>) -> Submission {
-        let Self { parameters, format, reader, byte_order_mark, delimiter, compression } = self;
+        let Self { parameters, format, reader, byte_order_mark, delimiter, compression, reuse } =
+            self;
         let delimiter = delimiter.character();
         Submission {
             parameters,
             format,
             presentation: Presentation { reader, byte_order_mark, delimiter, compression },
             idempotency_key,
+            reuse: reuse.map(|ReuseBody { max_age_secs }| Reuse { max_age_secs }),
         }
     }
 }
@@ -166,11 +234,13 @@ mod tests {
         let body = read(json!({
             "parameters": {"a": 1}, "format": "xlsx", "reader": "spreadsheet",
             "byte_order_mark": true, "delimiter": "\t", "compression": "zstd",
+            "reuse": {"max_age_secs": 60},
         }))
         .expect("a whole submission");
         let submission = body.into_submission(None);
         assert_eq!(submission.parameters["a"], 1);
         assert_eq!(submission.format, Format::Xlsx);
+        assert_eq!(submission.reuse, Some(Reuse { max_age_secs: 60 }));
         assert_eq!(
             submission.presentation,
             Presentation {
@@ -186,13 +256,19 @@ mod tests {
     fn every_fault_is_told_at_once() {
         let problem = read(json!({
             "parameters": [], "format": "pdf", "reader": 1, "byte_order_mark": "yes",
-            "delimiter": "\0", "colour/~": 1,
+            "delimiter": "\0", "colour/~": 1, "reuse": {"max_age_secs": 2_592_001},
         }))
-        .expect_err("six faults");
+        .expect_err("seven faults");
         let text = format!("{problem:?}");
-        for pointer in
-            ["/parameters", "/format", "/reader", "/byte_order_mark", "/delimiter", "/colour~1~0"]
-        {
+        for pointer in [
+            "/parameters",
+            "/format",
+            "/reader",
+            "/byte_order_mark",
+            "/delimiter",
+            "/colour~1~0",
+            "/reuse/max_age_secs",
+        ] {
             assert!(text.contains(&format!("{pointer:?}")), "{pointer} in {text}");
         }
     }

@@ -13,7 +13,9 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Settings, command_services, note, operator, say, say_json, table};
 use crate::db::executions::{Execution, Filter, Status};
+use crate::report::Presentation;
 use crate::service::Services;
+use crate::writer::Format;
 
 /// Time between two looks of `execution wait`.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -74,10 +76,22 @@ enum ExecutionVerb {
         id: i64,
     },
     /// Fetch the result of an execution and check its SHA-256
-    #[command(after_help = "Example:\n  registrar execution download 71 --output ranking.csv")]
+    #[command(after_help = "\
+Examples:
+  registrar execution download 71 --output ranking.csv
+  registrar execution download 71 --format xlsx
+
+Another format than the execution's own is a new run of the same version with the same parameters,
+on a snapshot of its own; a worker makes it, and it is fetched from there the next time.")]
     Download {
         /// The execution
         id: i64,
+        /// The file in another format: csv, xlsx, parquet or ndjson
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<Format>,
+        /// Give up waiting for another format after this time
+        #[arg(long, default_value_t = 3600)]
+        timeout_secs: u64,
         /// The file [default: the result's own name]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -115,7 +129,15 @@ pub async fn run(command: ExecutionCommand) -> anyhow::Result<ExitCode> {
             services.retry(&operator(), id).await?;
             note(format!("Execution {id} is pending again."));
         }
-        ExecutionVerb::Download { id, output } => download(&services, id, output).await?,
+        ExecutionVerb::Download { id, format, timeout_secs, output } => {
+            let id = match format {
+                Some(format) => {
+                    made(&services, id, format, Duration::from_secs(timeout_secs)).await?
+                }
+                None => id,
+            };
+            download(&services, id, output).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -163,18 +185,48 @@ fn shown(execution: &Execution) -> Value {
         "error_code": execution.error_code,
         "error_message": execution.error_message,
         "expires_at": execution.expires_at,
+        "format_of": execution.format_of,
+        "shared_from": execution.shared_from,
         "trace_id": execution.trace_id,
     })
 }
 
+/// The execution that has the file in a format, once it is there.
+async fn made(
+    services: &Services,
+    id: i64,
+    format: Format,
+    timeout: Duration,
+) -> anyhow::Result<i64> {
+    let source = services.follow(&operator(), id).await?.execution;
+    if source.format == format.extension() {
+        return Ok(id);
+    }
+    let made = services.request_format(&operator(), id, format, Presentation::default()).await?;
+    let made = until_final(services, made.id, timeout).await?;
+    if made.status != Status::Completed {
+        let code = made.error_code.unwrap_or_default();
+        bail!("execution {} that makes it is {} {code}", made.id, made.status);
+    }
+    if let (Some(now), Some(then)) = (made.snapshot_at, source.snapshot_at) {
+        note(format!("A snapshot of its own: {now}; that of execution {id} is {then}."));
+    }
+    Ok(made.id)
+}
+
 async fn wait(services: &Services, id: i64, timeout: Duration) -> anyhow::Result<ExitCode> {
+    let execution = until_final(services, id, timeout).await?;
+    say(execution.status)?;
+    let completed = execution.status == Status::Completed;
+    Ok(if completed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn until_final(services: &Services, id: i64, timeout: Duration) -> anyhow::Result<Execution> {
     let give_up = Instant::now() + timeout;
     loop {
         let execution = services.follow(&operator(), id).await?.execution;
         if execution.status.is_final() {
-            say(execution.status)?;
-            let completed = execution.status == Status::Completed;
-            return Ok(if completed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(execution);
         }
         if Instant::now() > give_up {
             bail!("execution {id} is still {} after {} s", execution.status, timeout.as_secs());

@@ -1,7 +1,7 @@
 //! `report_definitions` and `report_definition_versions`.
 
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 /// A definition as it is stored; the service makes a typed one of it.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -76,7 +76,7 @@ pub async fn find_by_slug(
 /// # Errors
 /// The database's.
 pub async fn find_version(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     id: i32,
     version: i32,
 ) -> Result<Option<StoredDefinition>, sqlx::Error> {
@@ -88,7 +88,7 @@ pub async fn find_version(
     )
     .bind(id)
     .bind(version)
-    .fetch_optional(pool)
+    .fetch_optional(executor)
     .await
 }
 

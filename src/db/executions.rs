@@ -18,6 +18,7 @@ mod backends;
 mod claim;
 mod orphans;
 mod reading;
+mod sharing;
 mod status;
 mod transitions;
 
@@ -28,7 +29,13 @@ pub use self::claim::{Caps, Claimed, claim_next};
 pub use self::orphans::{
     Expiring, Orphan, any_is_parked, list_expiring, lock_orphans, lock_unticketed,
 };
-pub use self::reading::{Execution, Filter, count_active, find, list, outlook, queue_depth};
+pub use self::reading::{
+    Execution, Filter, count_active, find, find_format, list, outlook, queue_depth,
+};
+pub use self::sharing::{
+    LeftBehind, Shareable, complete_followers, fail_followers, find_shareable, insert_shared,
+    list_left_behind, promote_follower,
+};
 pub use self::status::{Status, UnknownStatus};
 pub use self::transitions::{
     Beat, CancelRequest, NewExecution, Published, expire, fail, finish_cancel, give_back,

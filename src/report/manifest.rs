@@ -15,6 +15,10 @@ pub struct Manifest {
     pub execution_id: i64,
     /// The attempt that made the file.
     pub attempt: i32,
+    /// The execution that this is a further format of: the same version and parameters, and a
+    /// snapshot of its own.
+    #[serde(default)]
+    pub format_of: Option<i64>,
     /// The definition's slug.
     pub report: String,
     /// The definition's version.

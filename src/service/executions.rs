@@ -1,19 +1,23 @@
 //! Submit, follow and cancel executions.
 
 use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
+use super::sharing::{end_followers, reuse_key};
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::definitions::{self, StoredDefinition};
-use crate::db::executions::{self, CancelRequest, Execution, Filter, NewExecution, Status};
+use crate::db::executions::{
+    self, CancelRequest, Execution, Filter, NewExecution, Shareable, Status,
+};
 use crate::db::{audit, idempotency, sqlstate};
 use crate::queue;
 use crate::report::definition::{Definition, Slug};
 use crate::report::error::ReportError;
 use crate::report::parameters::BoundParameters;
-use crate::report::{Limits, Order, Presentation};
+use crate::report::{self, Limits, Presentation};
 use crate::writer::Format;
 
 /// How long a submit waits for another one with the same key before it is told to come back.
@@ -32,6 +36,15 @@ pub struct Submission {
     pub presentation: Presentation,
     /// Makes a repeated submit the same submit.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// Whether the result of an identical run will do, and how old it may be.
+    pub reuse: Option<Reuse>,
+}
+
+/// How old the snapshot of a shared result may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reuse {
+    /// In seconds before the submit. 0 shares only what has not begun.
+    pub max_age_secs: u32,
 }
 
 /// A key that a client chose for a request: 1 to 255 visible ASCII characters.
@@ -51,6 +64,24 @@ impl std::str::FromStr for IdempotencyKey {
             expected: "must be 1 to 255 visible ASCII characters".to_owned(),
         })
     }
+}
+
+/// An execution to be stored.
+pub(super) struct Order<'a> {
+    /// What to run.
+    pub(super) definition: &'a Definition,
+    /// The definition's row.
+    pub(super) definition_id: i32,
+    /// Its version.
+    pub(super) version: i32,
+    /// Resolved parameters.
+    pub(super) parameters: Value,
+    /// Into which format.
+    pub(super) format: Format,
+    /// For whom, and how it looks.
+    pub(super) presentation: Presentation,
+    /// The execution that it makes a further format of.
+    pub(super) format_of: Option<i64>,
 }
 
 /// The answer to a submit.
@@ -103,7 +134,7 @@ impl Services {
         submission: &Submission,
     ) -> Result<Submitted, ServiceError> {
         caller.require(Permission::ReportsRun)?;
-        check_file_type(submission)?;
+        check_file_type(submission.format, submission.presentation)?;
         let mut tx = self.db.begin().await?;
         sqlx::query("select set_config('lock_timeout', $1, true)")
             .bind(SUBMIT_LOCK_TIMEOUT)
@@ -114,41 +145,92 @@ impl Services {
         }
         let (stored, definition) = self.runnable(&mut tx, caller, slug).await?;
         let bound = bind(&mut tx, &definition, &submission.parameters).await?;
-        self.require_room(&mut tx, caller).await?;
-        let id = executions::insert(
-            &mut tx,
-            &NewExecution {
-                definition_id: stored.id,
-                definition_version: stored.version,
-                executed_by: caller.user_id,
-                parameters: &bound.canonical_json(),
-                format: submission.format.extension(),
-                options: &json!(submission.presentation),
-                max_attempts: i32::try_from(self.config.report.max_attempts.get())
-                    .unwrap_or(i32::MAX),
-                max_concurrent: definition.limits().max_concurrent_per_user,
-                trace_id: &caller.trace_id,
-            },
-        )
-        .await?;
-        queue::enqueue_execution(&mut tx, id, 0).await?;
+        let order = Order {
+            definition: &definition,
+            definition_id: stored.id,
+            version: stored.version,
+            parameters: bound.canonical_json(),
+            format: submission.format,
+            presentation: submission.presentation,
+            format_of: None,
+        };
+        let id = self.store(&mut tx, caller, &order, submission.reuse).await?;
         if let (Some(key), Some(user_id)) = (&submission.idempotency_key, caller.user_id) {
             idempotency::settle(&mut tx, user_id, &key.0, id).await?;
+        }
+        let execution = find(&mut tx, id).await?;
+        tx.commit().await?;
+        metrics::counter!("registrar_executions_submitted_total").increment(1);
+        Ok(Submitted { execution, replayed: false })
+    }
+
+    /// Stores an execution with its ticket and audit row, or one that shares another's run.
+    pub(super) async fn store(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+        order: &Order<'_>,
+        reuse: Option<Reuse>,
+    ) -> Result<i64, ServiceError> {
+        let (format, options) = (order.format.extension(), json!(order.presentation));
+        let version = (order.definition_id, order.version);
+        let parameters = &order.parameters;
+        let key = reuse_key(version, order.definition, parameters, format, &options);
+        let mut new = NewExecution {
+            definition_id: order.definition_id,
+            definition_version: order.version,
+            executed_by: caller.user_id,
+            parameters,
+            format,
+            options: &options,
+            max_attempts: i32::try_from(self.config.report.max_attempts.get()).unwrap_or(i32::MAX),
+            max_concurrent: order.definition.limits().max_concurrent_per_user,
+            format_of: order.format_of,
+            reuse_key: Some(&key),
+            shared_from: None,
+            trace_id: &caller.trace_id,
+        };
+        let found = match reuse {
+            Some(Reuse { max_age_secs }) => {
+                executions::find_shareable(connection, &key, f64::from(max_age_secs)).await?
+            }
+            None => None,
+        };
+        let shared = match found {
+            Some(Shareable::Completed(id)) => {
+                executions::insert_shared(connection, &new, id).await?.map(|stored| (stored, id))
+            }
+            Some(Shareable::InFlight(_)) | None => None,
+        };
+        let (id, shared_from) = match (shared, found) {
+            (Some((id, from)), _) => (id, Some(from)),
+            (None, Some(Shareable::InFlight(leader))) => {
+                self.require_room(connection, caller).await?;
+                new.shared_from = Some(leader);
+                (executions::insert(connection, &new).await?, Some(leader))
+            }
+            (None, Some(Shareable::Completed(_)) | None) => {
+                self.require_room(connection, caller).await?;
+                let id = executions::insert(connection, &new).await?;
+                queue::enqueue_execution(connection, id, 0).await?;
+                (id, None)
+            }
+        };
+        if shared_from.is_some() {
+            metrics::counter!("registrar_executions_shared_total").increment(1);
         }
         let event = audit::Event {
             action: "execution.submitted",
             entity_type: "report_executions",
             entity_id: Some(id),
             details: json!({
-                "report": slug, "version": stored.version, "format": submission.format,
-                "trace_id": caller.trace_id,
+                "report": order.definition.slug().as_str(), "version": order.version,
+                "format": order.format, "format_of": order.format_of,
+                "shared_from": shared_from, "trace_id": caller.trace_id,
             }),
         };
-        audit::record(&mut tx, &caller.actor, event).await?;
-        let execution = find(&mut tx, id).await?;
-        tx.commit().await?;
-        metrics::counter!("registrar_executions_submitted_total").increment(1);
-        Ok(Submitted { execution, replayed: false })
+        audit::record(connection, &caller.actor, event).await?;
+        Ok(id)
     }
 
     /// What a submission would take, without running it. Checks all that a submit checks.
@@ -163,12 +245,12 @@ impl Services {
         submission: &Submission,
     ) -> Result<SubmissionEstimate, ServiceError> {
         caller.require(Permission::ReportsRun)?;
-        check_file_type(submission)?;
+        check_file_type(submission.format, submission.presentation)?;
         let mut connection = self.db.acquire().await?;
         let (_, definition) = self.runnable(&mut connection, caller, slug).await?;
         let bound = bind(&mut connection, &definition, &submission.parameters).await?;
         drop(connection);
-        let order = Order {
+        let order = report::Order {
             definition: &definition,
             parameters: &bound,
             format: submission.format,
@@ -176,8 +258,7 @@ impl Services {
             limits: Limits::of(&definition, &self.config.report),
             name: format!("registrar estimate {slug}"),
         };
-        let estimate =
-            crate::report::estimate(&self.reports, &order).await.map_err(estimate_failed)?;
+        let estimate = report::estimate(&self.reports, &order).await.map_err(estimate_failed)?;
         Ok(SubmissionEstimate {
             rows: estimate.rows,
             cost: estimate.cost,
@@ -248,6 +329,8 @@ impl Services {
         };
         audit::record(&mut tx, &caller.actor, event).await?;
         let execution = find(&mut tx, id).await?;
+        // Others may wait for its result: one of them takes its place.
+        end_followers(&mut tx, id, execution.status).await?;
         tx.commit().await?;
         if let CancelRequest::Cancelling(Some(backend)) = requested
             && let Err(error) = executions::cancel_backend(&self.db, backend).await
@@ -375,8 +458,11 @@ impl Services {
 }
 
 /// Refuses a compression of a format that has none.
-fn check_file_type(submission: &Submission) -> Result<(), ServiceError> {
-    match submission.presentation.file_type(submission.format) {
+pub(super) fn check_file_type(
+    format: Format,
+    presentation: Presentation,
+) -> Result<(), ServiceError> {
+    match presentation.file_type(format) {
         Ok(_) => Ok(()),
         Err(refused) => Err(ServiceError::BadField {
             field: "/compression",
@@ -426,7 +512,10 @@ async fn bind(
     definition.bind(given, today, now).map_err(ServiceError::BadParameters)
 }
 
-async fn find(connection: &mut PgConnection, id: i64) -> Result<Execution, ServiceError> {
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<Execution, ServiceError> {
     executions::find(connection, id).await?.ok_or(ServiceError::NotFound { what: "execution" })
 }
 
@@ -434,6 +523,9 @@ async fn find(connection: &mut PgConnection, id: i64) -> Result<Execution, Servi
 fn request_hash(slug: &str, submission: &Submission) -> Vec<u8> {
     let mut parameters = Value::Object(submission.parameters.clone());
     parameters.sort_all_objects();
-    let request = json!([slug, parameters, submission.format, submission.presentation]);
+    let mut request = json!([slug, parameters, submission.format, submission.presentation]);
+    if let (Some(reuse), Value::Array(parts)) = (submission.reuse, &mut request) {
+        parts.push(json!(reuse));
+    }
     Sha256::digest(request.to_string()).to_vec()
 }

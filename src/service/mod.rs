@@ -16,9 +16,11 @@ use crate::store::{Store, StoreError};
 pub mod access;
 pub mod doctor;
 pub mod executions;
+pub mod formats;
 mod health;
 pub mod reports;
 pub mod results;
+pub mod sharing;
 pub mod tokens;
 
 pub use access::{Caller, Permission};

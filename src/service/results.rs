@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::executions::typed;
+use super::executions::{find, typed};
 use super::{Caller, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
@@ -105,11 +105,16 @@ impl Services {
     /// As [`Services::result`].
     pub async fn manifest(&self, caller: &Caller, id: i64) -> Result<Bytes, ServiceError> {
         let execution = self.readable(caller, id).await?;
+        // A shared result is described by the manifest of the execution that made it.
+        let maker = match execution.shared_from {
+            Some(leader) => find(&mut *self.db.acquire().await?, leader).await?,
+            None => execution,
+        };
         let key = AttemptKey {
-            created_at: execution.created_at,
-            execution: id,
-            attempt: execution.attempt,
-            slug: &execution.slug,
+            created_at: maker.created_at,
+            execution: maker.id,
+            attempt: maker.attempt,
+            slug: &maker.slug,
         };
         Ok(self.store.get(&ObjectKey::Manifest(key).path()).await?)
     }
@@ -141,7 +146,11 @@ impl Services {
 
     /// A completed execution whose result the caller may read now: it is theirs or they may see
     /// all, and they still hold the permission that the report asks for.
-    async fn readable(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
+    pub(super) async fn readable(
+        &self,
+        caller: &Caller,
+        id: i64,
+    ) -> Result<Execution, ServiceError> {
         caller.require_following()?;
         let mut connection = self.db.acquire().await?;
         let execution = self.visible(&mut connection, caller, id).await?;

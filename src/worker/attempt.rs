@@ -16,7 +16,7 @@ use tracing::Instrument;
 use super::{Context, reaper};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
-use crate::db::executions::{self, Backend, Beat, Claimed, Published};
+use crate::db::executions::{self, Backend, Beat, Claimed, Published, Status};
 use crate::queue;
 use crate::report::definition::Definition;
 use crate::report::error::ReportError;
@@ -25,6 +25,7 @@ use crate::report::parameters::BoundParameters;
 use crate::report::pipeline::{Destination, Watch};
 use crate::report::{self, Exported, Limits, Order, Presentation};
 use crate::service::results::file_name;
+use crate::service::sharing::end_followers;
 use crate::store::key::attempt_folder;
 use crate::store::{AttemptKey, ObjectKey, ObjectPath};
 
@@ -278,6 +279,7 @@ async fn manifest(
     Manifest {
         execution_id: claimed.id,
         attempt: claimed.attempt,
+        format_of: claimed.format_of,
         report: slug.to_owned(),
         definition_version,
         definition_sha256,
@@ -414,6 +416,7 @@ async fn publish(
         "truncated": published.truncated,
     });
     record(&mut tx, claimed, "execution.completed", details).await?;
+    end_followers(&mut tx, claimed.id, Status::Completed).await?;
     tx.commit().await?;
     metrics::counter!(
         "registrar_executions_finished_total", "outcome" => "completed", "code" => ""
@@ -514,6 +517,7 @@ async fn end_with_error(
         }
     } else if executions::fail(&mut tx, id, attempt, code, &message).await? {
         record(&mut tx, claimed, "execution.failed", details).await?;
+        end_followers(&mut tx, id, Status::Failed).await?;
         metrics::counter!(
             "registrar_executions_finished_total", "outcome" => "failed", "code" => code
         )

@@ -13,6 +13,7 @@ use super::Context;
 use crate::db::audit::{self, Actor};
 use crate::db::executions::{self, Backend, Orphan, Status};
 use crate::queue;
+use crate::service::sharing::end_followers;
 use crate::store::key::attempt_folder;
 
 /// A worker whose lock is free and that was not seen for this long is gone. Longer than a
@@ -45,6 +46,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
 /// The database's.
 pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
     let rescued = rescue(context).await?;
+    end_left_behind(context).await?;
     let reissued = reissue(context).await?;
     let (pending, processing, cancelling, oldest) =
         executions::queue_depth(&context.services.db).await?;
@@ -89,6 +91,18 @@ async fn rescue(context: &Context) -> anyhow::Result<usize> {
     Ok(orphans.len())
 }
 
+/// Ends those who wait for an execution that has ended without them.
+async fn end_left_behind(context: &Context) -> anyhow::Result<()> {
+    let db = &context.services.db;
+    for leader in executions::list_left_behind(db, i64::from(BATCH)).await? {
+        let mut tx = db.begin().await?;
+        let ended = end_followers(&mut tx, leader.id, leader.status).await?;
+        tx.commit().await?;
+        tracing::warn!(execution.id = leader.id, ended, "{} had followers left", leader.id);
+    }
+    Ok(())
+}
+
 /// processing → pending for the next worker, or → failed when it has cost enough of them: an
 /// execution that kills its worker must not go on for ever.
 async fn take_over(connection: &mut PgConnection, orphan: &Orphan) -> anyhow::Result<()> {
@@ -97,6 +111,7 @@ async fn take_over(connection: &mut PgConnection, orphan: &Orphan) -> anyhow::Re
     if orphan.failed_attempts + 1 >= orphan.max_attempts {
         executions::fail(connection, id, attempt, WORKER_LOST, message).await?;
         record(connection, "execution.failed", orphan).await?;
+        end_followers(connection, id, Status::Failed).await?;
     } else {
         executions::retry_later(connection, id, attempt, WORKER_LOST, message, 0.0).await?;
         queue::enqueue_execution(connection, id, 0).await?;

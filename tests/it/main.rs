@@ -13,6 +13,7 @@ mod migrations;
 mod postgres;
 mod queue;
 mod sandbox;
+mod sharing;
 mod special_values;
 mod store;
 mod templates;

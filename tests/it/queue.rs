@@ -36,6 +36,9 @@ async fn a_ticket_travels_in_the_transaction_of_its_execution() {
         options: &json!({}),
         max_attempts: 3,
         max_concurrent: None,
+        format_of: None,
+        reuse_key: None,
+        shared_from: None,
         trace_id: "trace",
     };
     let id = executions::insert(&mut tx, &new).await.unwrap();

@@ -35,6 +35,8 @@ pub struct Claimed {
     pub started_at: DateTime<Utc>,
     /// Trace of the submit.
     pub trace_id: Option<String>,
+    /// The execution that this one makes a further format of.
+    pub format_of: Option<i64>,
 }
 
 /// How many executions may run at once. `None`: as many as there are workers.
@@ -70,7 +72,7 @@ pub async fn claim_next(
     sqlx::query_as(
         "select id, attempt, failed_attempts, max_attempts, report_definition_id,
                 definition_version, executed_by, parameters, format, options,
-                created_at, started_at, trace_id
+                created_at, started_at, trace_id, format_of
            from claim_execution($1, $2, $3, $4)",
     )
     .bind(owner)

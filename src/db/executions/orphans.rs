@@ -113,7 +113,8 @@ pub async fn any_is_parked(pool: &PgPool) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "select exists (select
                           from report_executions
-                         where status = 'pending' and ticket_at is null and run_at <= now())",
+                         where status = 'pending' and ticket_at is null and shared_from is null
+                           and run_at <= now())",
     )
     .fetch_one(pool)
     .await

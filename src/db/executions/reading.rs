@@ -64,6 +64,10 @@ pub struct Execution {
     pub result_file_path: Option<String>,
     /// The submit's trace.
     pub trace_id: Option<String>,
+    /// The execution that this one makes a further format of.
+    pub format_of: Option<i64>,
+    /// The execution whose result this one shares, or waits for.
+    pub shared_from: Option<i64>,
 }
 
 /// The columns of [`Execution`]; `concat!` because SQL must be static.
@@ -75,7 +79,7 @@ macro_rules! select_execution {
                     e.run_at, e.created_at, e.started_at, e.completed_at, e.progress_rows,
                     e.progress_bytes, e.error_code, e.error_message, e.row_count, e.size_bytes,
                     e.sha256, e.truncated, e.snapshot_at, e.expires_at, e.result_file_path,
-                    e.trace_id
+                    e.trace_id, e.format_of, e.shared_from
                from report_executions e
                join report_definitions d on d.id = e.report_definition_id ",
             $tail
@@ -92,6 +96,40 @@ pub async fn find(
     id: i64,
 ) -> Result<Option<Execution>, sqlx::Error> {
     sqlx::query_as(select_execution!("where e.id = $1")).bind(id).fetch_optional(connection).await
+}
+
+/// Finds the newest execution of a user that makes, or has made, a file of another one's report in
+/// a format; `options: None` is any. Locks the other one's row, so that two requests at once do
+/// not both find nothing.
+///
+/// # Errors
+/// The database's.
+pub async fn find_format(
+    connection: &mut PgConnection,
+    format_of: i64,
+    executed_by: Option<i32>,
+    format: &str,
+    options: Option<&Value>,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query("select from report_executions where id = $1 for no key update")
+        .bind(format_of)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_scalar(
+        "select id
+           from report_executions
+          where format_of = $1 and executed_by is not distinct from $2 and format = $3
+            and ($4::jsonb is null or options = $4)
+            and status in ('pending', 'processing', 'completed')
+          order by id desc
+          limit 1",
+    )
+    .bind(format_of)
+    .bind(executed_by)
+    .bind(format)
+    .bind(options)
+    .fetch_optional(connection)
+    .await
 }
 
 /// Which executions to list.
@@ -155,7 +193,7 @@ pub async fn count_active(connection: &mut PgConnection, user_id: i32) -> Result
 
 /// How many pending executions are before this one, in the order in which claims take them, and
 /// how long runs of its report took: the median of the last twenty, in seconds. What a cap keeps
-/// back may be passed by others.
+/// back may be passed by others. What waits for another's result has that one's place.
 ///
 /// # Errors
 /// The database's.
@@ -174,11 +212,11 @@ pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx:
                                              order by p.run_at, p.id) as turn
                from report_executions p
                left join running on running.user_id = coalesce(p.executed_by, 0)
-              where p.status = 'pending'
+              where p.status = 'pending' and p.shared_from is null
          )
          select (select count(*)
                    from waiting p
-                   join waiting mine on mine.id = e.id
+                   join waiting mine on mine.id = coalesce(e.shared_from, e.id)
                   where p.priority > mine.priority
                      or p.priority = mine.priority
                         and (p.turn, p.run_at, p.id) < (mine.turn, mine.run_at, mine.id)),

@@ -28,6 +28,12 @@ pub struct NewExecution<'a> {
     pub max_attempts: i32,
     /// How many of this definition the user may have running.
     pub max_concurrent: Option<NonZeroU32>,
+    /// The execution that this one makes a further format of.
+    pub format_of: Option<i64>,
+    /// What makes two executions the same, see [`super::find_shareable`].
+    pub reuse_key: Option<&'a str>,
+    /// The execution on its way whose result this one will share.
+    pub shared_from: Option<i64>,
     /// Trace of the request.
     pub trace_id: &'a str,
 }
@@ -43,8 +49,9 @@ pub async fn insert(
     sqlx::query_scalar(
         "insert into report_executions
                 (report_definition_id, definition_version, executed_by, parameters, format,
-                 options, max_attempts, trace_id, max_concurrent, status)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending')
+                 options, max_attempts, trace_id, max_concurrent, format_of, reuse_key, shared_from,
+                 status)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'pending')
          returning id",
     )
     .bind(new.definition_id)
@@ -56,6 +63,9 @@ pub async fn insert(
     .bind(new.max_attempts)
     .bind(new.trace_id)
     .bind(cap(new.max_concurrent))
+    .bind(new.format_of)
+    .bind(new.reuse_key)
+    .bind(new.shared_from)
     .fetch_one(connection)
     .await
 }
@@ -350,7 +360,8 @@ pub async fn retry_by_hand(connection: &mut PgConnection, id: i64) -> Result<boo
     let retried = sqlx::query(
         "update report_executions
             set status = 'pending', run_at = now(), failed_attempts = 0, completed_at = null,
-                cancel_requested_at = null, error_code = null, error_message = null
+                cancel_requested_at = null, error_code = null, error_message = null,
+                shared_from = null
           where id = $1 and status in ('failed', 'cancelled') and definition_version is not null",
     )
     .bind(id)
@@ -366,7 +377,7 @@ pub async fn retry_by_hand(connection: &mut PgConnection, id: i64) -> Result<boo
 pub async fn expire(connection: &mut PgConnection, id: i64) -> Result<bool, sqlx::Error> {
     let expired = sqlx::query(
         "update report_executions
-            set status = 'expired', result_file_path = null
+            set status = 'expired', result_file_path = null, reuse_key = null
           where id = $1 and status = 'completed' and expires_at <= now()",
     )
     .bind(id)

@@ -343,7 +343,7 @@ async fn query_parameters_that_are_wrong_are_400_and_named() {
         ("/v1/reports?limit=1", "limit"),
         ("/v1/reports/numbers?verbose=1", "verbose"),
         ("/v1/executions/1?wait=5", "wait"),
-        ("/v1/executions/1/result?format=csv", "format"),
+        ("/v1/executions/1/result?colour=red", "colour"),
         ("/v1/executions/1/manifest?pretty", "pretty"),
     ] {
         let problem =

@@ -480,7 +480,13 @@ impl TestApp {
 /// What a caller submits, with everything but parameters and format as usual.
 pub fn submission(parameters: Value, format: Format) -> Submission {
     let Value::Object(parameters) = parameters else { panic!("parameters are an object") };
-    Submission { parameters, format, presentation: Presentation::default(), idempotency_key: None }
+    Submission {
+        parameters,
+        format,
+        presentation: Presentation::default(),
+        idempotency_key: None,
+        reuse: None,
+    }
 }
 
 impl Drop for TestApp {

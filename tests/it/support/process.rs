@@ -39,6 +39,11 @@ impl Process {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    /// A file that it wrote where it was started.
+    pub fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).unwrap()
+    }
+
     /// Its process number.
     pub fn pid(&self) -> u32 {
         self.child.id()
