@@ -47,6 +47,8 @@ pub enum ProblemKind {
     InvalidInput,
     /// The report itself is at fault.
     ReportFails,
+    /// More is expected than the report allows.
+    EstimateOverLimit,
     /// The key was used for another request.
     IdempotencyMismatch,
     /// Too many unfinished executions.
@@ -63,7 +65,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for the documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedBody,
         Self::InvalidQuery,
         Self::InvalidHeader,
@@ -79,6 +81,7 @@ impl ProblemKind {
         Self::RangeNotSatisfiable,
         Self::InvalidInput,
         Self::ReportFails,
+        Self::EstimateOverLimit,
         Self::IdempotencyMismatch,
         Self::TooManyActive,
         Self::Internal,
@@ -134,6 +137,11 @@ impl ProblemKind {
             Self::ReportFails => {
                 ("report-fails", S::UNPROCESSABLE_ENTITY, "The report cannot be run as it is")
             }
+            Self::EstimateOverLimit => (
+                "estimate-over-limit",
+                S::UNPROCESSABLE_ENTITY,
+                "More rows are expected than the report allows",
+            ),
             Self::IdempotencyMismatch => (
                 "idempotency-mismatch",
                 S::UNPROCESSABLE_ENTITY,
@@ -226,6 +234,10 @@ impl From<ServiceError> for Problem {
             ),
             ServiceError::ReportFails { code, message } => {
                 Self::with_errors(Kind::ReportFails, vec![FieldError::at("", code, message)])
+            }
+            ServiceError::OverEstimate { code, .. } => {
+                let error = FieldError::at("", code, detail);
+                Self::with_errors(Kind::EstimateOverLimit, vec![error])
             }
             ServiceError::WrongState { status } => {
                 Self::new(Kind::WrongState, detail).with_execution_status(status)

@@ -19,6 +19,7 @@ use super::resources::{
     ExecutionResource, cancelling_example, completed_example, execution_path, pending_example,
 };
 use super::submission::{FormatBody, SubmissionBody};
+use crate::report::Excess;
 use crate::service::executions::{Followed, IdempotencyKey, Submitted};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -33,6 +34,12 @@ pub struct SubmissionEstimate {
     pub estimated_cost: f64,
     /// Most rows that the report may have.
     pub max_rows: u64,
+    /// What the estimate is over, if it is: `estimate_over_max_rows` or, for a workbook,
+    /// `estimate_over_sheet_rows`.
+    #[schema(example = "estimate_over_max_rows")]
+    pub over_limit: Option<&'static str>,
+    /// Whether a submit is refused for that.
+    pub refused: bool,
 }
 
 /// What a submit is answered with when there is something to tell already.
@@ -96,7 +103,8 @@ enum SubmitAnswer {
                         value = json!(completed_example()))),
                     ("estimate" = (summary = "validate_only=true",
                         value = json!({"estimated_rows": 19850.0, "estimated_cost": 4211.7,
-                                       "max_rows": 1000000}))),
+                                       "max_rows": 1000000, "over_limit": null,
+                                       "refused": false}))),
                 )),
             ),
         ),
@@ -121,6 +129,8 @@ pub async fn submit_execution(
             estimated_rows: estimate.rows,
             estimated_cost: estimate.cost,
             max_rows: estimate.max_rows,
+            over_limit: estimate.excess.map(Excess::code),
+            refused: estimate.refused,
         };
         return Ok(Json(estimate).into_response());
     }

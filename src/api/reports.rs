@@ -121,7 +121,7 @@ impl Report {
         Self {
             summary: ReportSummary::new(definition, entry.version),
             time_zone: definition.time_zone().name().to_owned(),
-            parameters: definition.json_schema(),
+            parameters: definition.json_schema_with(&entry.choices),
             columns: columns.collect(),
             formats: Format::ALL.to_vec(),
             limits: ReportLimits {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub mod choices;
 pub mod decode;
 pub mod definition;
 pub mod error;
@@ -167,6 +168,47 @@ pub async fn estimate(
     opened.close().await;
     estimate
 }
+
+/// Too much is expected of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// More rows than the report may have.
+    MaxRows(u64),
+    /// More rows than a sheet of a workbook holds.
+    SheetRows(u64),
+}
+
+impl Excess {
+    /// Finds what an estimate is over.
+    pub fn of(estimate: &Estimate, order: &Order<'_>) -> Option<Self> {
+        let max_rows = order.limits.ceiling.max_rows;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate is no exact number either")]
+        let is_over = |limit: u64| estimate.rows > limit as f64;
+        if is_over(max_rows) {
+            return Some(Self::MaxRows(max_rows));
+        }
+        let is_workbook = order.format == Format::Xlsx;
+        (is_workbook && is_over(MAX_SHEET_ROWS)).then_some(Self::SheetRows(MAX_SHEET_ROWS))
+    }
+
+    /// For programs.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::MaxRows(_) => "estimate_over_max_rows",
+            Self::SheetRows(_) => "estimate_over_sheet_rows",
+        }
+    }
+
+    /// How many rows are allowed.
+    pub const fn limit(self) -> u64 {
+        match self {
+            Self::MaxRows(limit) | Self::SheetRows(limit) => limit,
+        }
+    }
+}
+
+/// Rows of a sheet below its header (Excel's limit).
+const MAX_SHEET_ROWS: u64 = 1_048_575;
 
 /// Has the server check a definition as the report role, rights included, without running it.
 /// Returns the names of the columns.

@@ -137,6 +137,7 @@ pub struct Parameter {
     label: Option<String>,
     description: Option<String>,
     required: bool,
+    choices_query: Option<String>,
     /// In normal form: what [`Value::to_json`] gives, or a relative date.
     default: Option<Json>,
     /// In normal form, as the default.
@@ -187,6 +188,11 @@ impl Parameter {
     /// A value that would do, for documents and forms.
     pub fn example(&self) -> Option<&Json> {
         self.example.as_ref()
+    }
+
+    /// The query that returns what may be chosen, and in a second column how it is called.
+    pub fn choices_query(&self) -> Option<&str> {
+        self.choices_query.as_deref()
     }
 
     /// The texts to choose from; empty for every type but `enum`.

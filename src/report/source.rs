@@ -10,6 +10,7 @@
 //!
 //! The connection is never shared or reused: a stream that is dropped half-way leaves it unusable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -21,6 +22,7 @@ use sqlx::{
     SqlSafeStr, Statement, TypeInfo,
 };
 
+use super::choices::ChoicesCache;
 use super::decode::Decoder;
 use super::error::ReportError;
 use super::parameters::Value;
@@ -31,6 +33,8 @@ mod trials;
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many values that are no choices are told of: the rest will be wrong in the same way.
+const MAX_UNKNOWN: usize = 20;
 /// The server's own time-outs come this much after ours: they are the net under it.
 const SERVER_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
 
@@ -38,6 +42,7 @@ const SERVER_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct ReportDatabase {
     options: PgConnectOptions,
+    choices: Arc<ChoicesCache>,
 }
 
 /// What a transaction of a report may take.
@@ -116,7 +121,12 @@ impl ReportDatabase {
         // A report's statement is run once: caching it would only cost memory. And it is slow by
         // nature: sqlx would log its whole text as a warning.
         let options = options.statement_cache_capacity(0).disable_statement_logging();
-        Self { options }
+        Self { options, choices: Arc::default() }
+    }
+
+    /// What queries for choices returned a moment ago.
+    pub(super) fn choices(&self) -> &ChoicesCache {
+        &self.choices
     }
 
     /// Connects and begins the transaction. `name` is what `pg_stat_activity` shows.
@@ -263,6 +273,51 @@ impl Session {
             rows: number("Plan Rows").unwrap_or_default(),
             cost: number("Total Cost").unwrap_or_default(),
         })
+    }
+
+    /// Runs a checked query for choices: the first column as text, without NULLs, and the second.
+    ///
+    /// # Errors
+    /// [`ReportError::Sql`] where the server refuses it.
+    pub async fn choices(
+        &mut self,
+        query: &CheckedQuery,
+        limit: usize,
+    ) -> Result<Vec<(String, Option<String>)>, ReportError> {
+        let (names, label) = if query.columns.len() > 1 {
+            ("value, label", "c.label::text")
+        } else {
+            ("value", "null")
+        };
+        let sql = dynamic(format!(
+            "select c.value::text, {label}::text from ({}) as c ({names})
+              where c.value is not null limit {limit}",
+            query.sql
+        ));
+        Ok(sqlx::query_as(sql).persistent(false).fetch_all(&mut self.connection).await?)
+    }
+
+    /// The places, from 0, of those texts that a checked query for choices does not return.
+    ///
+    /// # Errors
+    /// [`ReportError::Sql`] where the server refuses it.
+    pub async fn not_among_choices(
+        &mut self,
+        query: &CheckedQuery,
+        texts: &[String],
+    ) -> Result<Vec<i64>, ReportError> {
+        let names = if query.columns.len() > 1 { "value, label" } else { "value" };
+        let sql = dynamic(format!(
+            "select given.place - 1
+               from unnest($1::text[]) with ordinality as given (value, place)
+              where given.value not in (select c.value::text from ({}) as c ({names})
+                                         where c.value is not null)
+              order by given.place
+              limit {MAX_UNKNOWN}",
+            query.sql
+        ));
+        let unknown = sqlx::query_scalar(sql).bind(texts).persistent(false);
+        Ok(unknown.fetch_all(&mut self.connection).await?)
     }
 
     /// Rolls back, whatever the query left, and closes the connection in order. Dropping the

@@ -1,5 +1,7 @@
 //! Submit, follow and cancel executions.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -14,14 +16,16 @@ use crate::db::executions::{
 };
 use crate::db::{audit, idempotency, sqlstate};
 use crate::queue;
-use crate::report::definition::{Definition, Slug};
+use crate::report::definition::{Definition, OverEstimate, Slug};
 use crate::report::error::ReportError;
 use crate::report::parameters::BoundParameters;
-use crate::report::{self, Limits, Presentation};
+use crate::report::{self, Excess, Limits, Presentation};
 use crate::writer::Format;
 
 /// How long a submit waits for another one with the same key before it is told to come back.
 const SUBMIT_LOCK_TIMEOUT: &str = "2s";
+/// How long the planner may take at a submit.
+const ESTIMATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most executions on one page.
 pub const MAX_PAGE: i64 = 200;
 
@@ -120,6 +124,10 @@ pub struct SubmissionEstimate {
     pub cost: f64,
     /// Most rows that the report may have.
     pub max_rows: u64,
+    /// What the estimate is over.
+    pub excess: Option<Excess>,
+    /// Whether a submit would be refused for that.
+    pub refused: bool,
 }
 
 impl Services {
@@ -145,6 +153,8 @@ impl Services {
         }
         let (stored, definition) = self.runnable(&mut tx, caller, slug).await?;
         let bound = bind(&mut tx, &definition, &submission.parameters).await?;
+        self.require_choices(&definition, &bound).await?;
+        self.require_estimate(&definition, &bound, submission).await?;
         let order = Order {
             definition: &definition,
             definition_id: stored.id,
@@ -250,20 +260,58 @@ impl Services {
         let (_, definition) = self.runnable(&mut connection, caller, slug).await?;
         let bound = bind(&mut connection, &definition, &submission.parameters).await?;
         drop(connection);
+        self.require_choices(&definition, &bound).await?;
+        self.expected(&definition, &bound, submission).await
+    }
+
+    async fn expected(
+        &self,
+        definition: &Definition,
+        bound: &BoundParameters,
+        submission: &Submission,
+    ) -> Result<SubmissionEstimate, ServiceError> {
+        let mut limits = Limits::of(definition, &self.config.report);
+        limits.timeout = limits.timeout.min(ESTIMATE_TIMEOUT);
         let order = report::Order {
-            definition: &definition,
-            parameters: &bound,
+            definition,
+            parameters: bound,
             format: submission.format,
             presentation: submission.presentation,
-            limits: Limits::of(&definition, &self.config.report),
-            name: format!("registrar estimate {slug}"),
+            limits,
+            name: format!("registrar estimate {}", definition.slug()),
         };
-        let estimate = report::estimate(&self.reports, &order).await.map_err(estimate_failed)?;
+        let estimate = report::estimate(&self.reports, &order).await.map_err(report_failed)?;
+        let excess = Excess::of(&estimate, &order);
         Ok(SubmissionEstimate {
             rows: estimate.rows,
             cost: estimate.cost,
             max_rows: order.limits.ceiling.max_rows,
+            excess,
+            refused: excess.is_some() && definition.limits().over_estimate == OverEstimate::Refuse,
         })
+    }
+
+    /// Refuses what the planner expects to be too much, where the definition asks for that. Only
+    /// then is the planner asked.
+    async fn require_estimate(
+        &self,
+        definition: &Definition,
+        bound: &BoundParameters,
+        submission: &Submission,
+    ) -> Result<(), ServiceError> {
+        match definition.limits().over_estimate {
+            OverEstimate::Run => return Ok(()),
+            OverEstimate::Refuse => {}
+        }
+        let expected = self.expected(definition, bound, submission).await?;
+        match expected.excess {
+            None => Ok(()),
+            Some(excess) => Err(ServiceError::OverEstimate {
+                code: excess.code(),
+                rows: expected.rows,
+                limit: excess.limit(),
+            }),
+        }
     }
 
     /// Finds an execution that the caller may see, and its outlook.
@@ -378,7 +426,10 @@ impl Services {
         given: &Map<String, Value>,
     ) -> Result<BoundParameters, ServiceError> {
         let mut connection = self.db.acquire().await?;
-        bind(&mut connection, definition, given).await
+        let bound = bind(&mut connection, definition, given).await?;
+        drop(connection);
+        self.require_choices(definition, &bound).await?;
+        Ok(bound)
     }
 
     /// The execution, if the caller may know of it.
@@ -481,8 +532,8 @@ pub(crate) fn typed(stored: &StoredDefinition) -> Result<Definition, ServiceErro
         .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored definition: {error}")))
 }
 
-/// Whose fault it is that the planner gave no estimate.
-fn estimate_failed(error: ReportError) -> ServiceError {
+/// Whose fault it is that the report's database gave no answer at a submit.
+pub(super) fn report_failed(error: ReportError) -> ServiceError {
     match error {
         ReportError::Unavailable(source) => ServiceError::DatabaseUnavailable(source),
         // The planner computes with the values that it is given: a division by a parameter that is

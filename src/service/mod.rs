@@ -75,6 +75,16 @@ pub enum ServiceError {
         /// For people. Never holds a value.
         message: String,
     },
+    /// The planner expects too much, and the report refuses that.
+    #[error("about {rows:.0} rows are expected, and {limit} are allowed")]
+    OverEstimate {
+        /// For programs, see [`crate::report::Excess::code`].
+        code: &'static str,
+        /// What the planner expects.
+        rows: f64,
+        /// What is allowed.
+        limit: u64,
+    },
     /// The execution is in a state that does not allow this.
     #[error("the execution is {status}")]
     WrongState {

@@ -1,15 +1,19 @@
 //! The catalogue: what can be run, and bringing templates into it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
-use super::executions::typed;
+use super::executions::{report_failed, typed};
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions::{self, NewDefinition, Stored};
+use crate::report::choices::{self, Choices};
 use crate::report::definition::{Definition, load_templates};
 use crate::report::error::ReportError;
+use crate::report::parameters::BoundParameters;
 
 /// A report of the catalogue.
 #[derive(Debug)]
@@ -18,6 +22,9 @@ pub struct CatalogueEntry {
     pub definition: Definition,
     /// Its version.
     pub version: i32,
+    /// What may be chosen, by parameter that has a query for it. Only where one report is shown,
+    /// and its database answers.
+    pub choices: BTreeMap<String, Arc<Choices>>,
 }
 
 /// What syncing a template did.
@@ -62,7 +69,8 @@ impl Services {
         for stored in definitions::list_active(&self.db).await? {
             let definition = typed(&stored)?;
             if definition.permission().is_none_or(|permission| caller.may(permission)) {
-                entries.push(CatalogueEntry { definition, version: stored.version });
+                let (version, choices) = (stored.version, BTreeMap::new());
+                entries.push(CatalogueEntry { definition, version, choices });
             }
         }
         Ok(entries)
@@ -80,7 +88,42 @@ impl Services {
         require_catalogue(caller)?;
         let mut connection = self.db.acquire().await?;
         let (stored, definition) = self.runnable(&mut connection, caller, slug).await?;
-        Ok(CatalogueEntry { definition, version: stored.version })
+        drop(connection);
+        let choices = self.choices(&definition).await;
+        Ok(CatalogueEntry { definition, version: stored.version, choices })
+    }
+
+    /// A report is shown without its choices rather than not at all.
+    async fn choices(&self, definition: &Definition) -> BTreeMap<String, Arc<Choices>> {
+        let mut all = BTreeMap::new();
+        for parameter in definition.parameters() {
+            match choices::list(&self.reports, definition, parameter).await {
+                Ok(Some(choices)) => {
+                    all.insert(parameter.name().to_owned(), choices);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        report = %definition.slug(),
+                        parameter = parameter.name(),
+                        code = error.code(),
+                        "cannot ask for the choices of a parameter"
+                    );
+                }
+            }
+        }
+        all
+    }
+
+    /// Refuses values that are not among what a query for choices returns.
+    pub(super) async fn require_choices(
+        &self,
+        definition: &Definition,
+        bound: &BoundParameters,
+    ) -> Result<(), ServiceError> {
+        let checked = choices::check_values(&self.reports, definition, bound).await;
+        let errors = checked.map_err(report_failed)?;
+        if errors.is_empty() { Ok(()) } else { Err(ServiceError::BadParameters(errors)) }
     }
 
     /// Brings every template of a folder into the database, in one transaction. Versions grow only
@@ -131,15 +174,16 @@ impl Services {
 
     async fn validate(&self, definition: &Definition) -> Result<Vec<String>, ReportError> {
         let names = crate::report::check(&self.reports, definition, &self.config.report).await?;
+        let mut problems = choices::check_queries(&self.reports, definition).await?;
         let described: Vec<_> = definition.columns().iter().map(|c| c.name.as_str()).collect();
-        if described.is_empty() || described == names {
-            return Ok(Vec::new());
+        if !described.is_empty() && described != names {
+            problems.push(format!(
+                "the query returns the columns {}, but the template describes {}",
+                names.join(", "),
+                described.join(", ")
+            ));
         }
-        Ok(vec![format!(
-            "the query returns the columns {}, but the template describes {}",
-            names.join(", "),
-            described.join(", ")
-        )])
+        Ok(problems)
     }
 }
 

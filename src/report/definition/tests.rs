@@ -120,8 +120,15 @@ fn a_template_is_read_whole() {
         "select ($1::date), ($2::text[]), ($3::text), ($4::numeric), ($5::int8), \
          ($6::timestamptz[])"
     );
-    let DefinitionLimits { timeout_secs, max_rows, max_bytes, on_limit, max_concurrent_per_user } =
-        definition.limits();
+    let DefinitionLimits {
+        timeout_secs,
+        max_rows,
+        max_bytes,
+        on_limit,
+        over_estimate,
+        max_concurrent_per_user,
+    } = definition.limits();
+    assert_eq!(*over_estimate, OverEstimate::Run);
     assert_eq!(timeout_secs.map(NonZeroU64::get), Some(300));
     assert_eq!(max_rows.map(NonZeroU64::get), Some(1000));
     assert_eq!(max_bytes.map(NonZeroU64::get), Some(5000));

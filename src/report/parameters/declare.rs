@@ -12,7 +12,7 @@ use super::read::{
 };
 use super::relative::Moment;
 use super::{MAX_LIST_ITEMS, MAX_NAME_BYTES, Parameter, ParameterType};
-use crate::report::sql::is_placeholder_name;
+use crate::report::sql::{NamedSql, is_placeholder_name};
 
 /// The largest `max_length`, in characters.
 const MAX_MAX_LENGTH: u32 = 1_000_000;
@@ -25,6 +25,9 @@ const MAX_CHOICE_LENGTH: usize = 255;
 const MAX_LABEL_LENGTH: usize = 255;
 const MAX_DESCRIPTION_LENGTH: usize = 2_000;
 const MAX_PATTERN_LENGTH: usize = 500;
+
+/// The longest query for choices, in characters.
+const MAX_CHOICES_QUERY_LENGTH: usize = 10_000;
 
 /// Memory of a compiled pattern, in bytes. It keeps `\w{1000}{1000}` out.
 const MAX_PATTERN_BYTES: usize = 256 * 1024;
@@ -48,6 +51,8 @@ pub(in crate::report) struct ParameterDocument {
     default: Option<Literal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     choices: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    choices_query: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     min: Option<Literal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +86,7 @@ impl Parameter {
         let mut faults = Vec::new();
         check_texts(&document, &mut faults);
         let rules = rules(&document, &mut faults);
+        check_choices_query(&document, &mut faults);
         if document.required && document.default.is_some() {
             faults.push(Fault::new("default", "must be left out, as the parameter is required"));
         }
@@ -93,6 +99,7 @@ impl Parameter {
             required,
             default,
             choices: _,
+            choices_query,
             min: _,
             max: _,
             pattern: _,
@@ -103,8 +110,17 @@ impl Parameter {
             Some(rules) if faults.is_empty() => rules,
             Some(_) | None => return Err(faults),
         };
-        let mut parameter =
-            Self { name, rules, list, label, description, required, default: None, example: None };
+        let mut parameter = Self {
+            name,
+            rules,
+            list,
+            label,
+            description,
+            required,
+            choices_query,
+            default: None,
+            example: None,
+        };
         let mut literal = |key, literal: Option<Literal>| {
             literal.and_then(|Literal(value)| match parameter.normal_form(&value) {
                 Ok(value) => Some(value),
@@ -135,6 +151,7 @@ impl Parameter {
             required: self.required,
             default: self.default.clone().map(Literal),
             choices: None,
+            choices_query: self.choices_query.clone(),
             min: None,
             max: None,
             pattern: None,
@@ -240,6 +257,37 @@ fn check_texts(document: &ParameterDocument, faults: &mut Vec<Fault>) {
         {
             faults.push(Fault::new(key, expected));
         }
+    }
+}
+
+/// A query for the choices is one SELECT without parameters; whether it runs, only the server tells.
+fn check_choices_query(document: &ParameterDocument, faults: &mut Vec<Fault>) {
+    let Some(query) = &document.choices_query else { return };
+    let has_choices = match document.parameter_type {
+        ParameterType::Text
+        | ParameterType::Integer
+        | ParameterType::Bigint
+        | ParameterType::Uuid => true,
+        ParameterType::Numeric
+        | ParameterType::Boolean
+        | ParameterType::Date
+        | ParameterType::Timestamptz
+        | ParameterType::Enum => false,
+    };
+    if !has_choices {
+        let expected = "must be left out: only text, integer, bigint and uuid have one";
+        faults.push(Fault::new("choices_query", expected));
+    }
+    if let Err(expected) = check_text(query, MAX_CHOICES_QUERY_LENGTH) {
+        faults.push(Fault::new("choices_query", expected));
+        return;
+    }
+    match NamedSql::parse(query) {
+        Ok(query) if query.names().next().is_some() => {
+            faults.push(Fault::new("choices_query", "must not use parameters"));
+        }
+        Ok(_) => {}
+        Err(error) => faults.push(Fault::new("choices_query", error.kind().to_string())),
     }
 }
 

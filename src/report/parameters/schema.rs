@@ -4,11 +4,15 @@
 //! The schema says what JSON Schema can say. What it cannot, such as the bounds of dates, is in the
 //! description; [`Definition::bind`] is what decides.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::declare::whole_pattern;
 use super::read::{Bounds, Rules};
-use super::{MAX_LIST_ITEMS, Parameter};
+use super::{MAX_LIST_ITEMS, Parameter, ParameterType};
+use crate::report::choices::Choices;
 use crate::report::definition::Definition;
 
 /// Relative days, as `today - 30 days`.
@@ -25,10 +29,18 @@ impl Definition {
     /// The schema of the object that [`Definition::bind`] takes. Properties are in the order of
     /// the declaration. `x-postgres-type` names the type that a value is bound as.
     pub fn json_schema(&self) -> Json {
+        self.json_schema_with(&BTreeMap::new())
+    }
+
+    /// As [`Self::json_schema`], with what the queries for choices returned, by parameter.
+    pub fn json_schema_with(&self, choices: &BTreeMap<String, Arc<Choices>>) -> Json {
         let properties: Map<String, Json> = self
             .parameters()
             .iter()
-            .map(|parameter| (parameter.name().to_owned(), property(parameter)))
+            .map(|parameter| {
+                let choices = choices.get(parameter.name());
+                (parameter.name().to_owned(), property(parameter, choices.map(Arc::as_ref)))
+            })
             .collect();
         let required: Vec<&str> =
             self.parameters().iter().filter(|p| p.is_required()).map(Parameter::name).collect();
@@ -49,8 +61,12 @@ impl Definition {
     }
 }
 
-fn property(parameter: &Parameter) -> Json {
+fn property(parameter: &Parameter, choices: Option<&Choices>) -> Json {
     let (mut value, notes) = value_schema(&parameter.rules);
+    if let Some(choices) = choices {
+        let nullable = !parameter.required && !parameter.list;
+        insert_choices(&mut value, parameter.parameter_type(), choices, nullable);
+    }
     if parameter.list {
         let mut list = object(json!({"type": "array", "items": value, "maxItems": MAX_LIST_ITEMS}));
         if parameter.required {
@@ -77,6 +93,44 @@ fn property(parameter: &Parameter) -> Json {
     }
     property.insert("x-postgres-type".to_owned(), json!(parameter.pg_type()));
     Json::Object(property)
+}
+
+/// What a query for choices returned, each with its title. A list that is not complete only helps
+/// who fills in a form: other values may be right too, and the server decides.
+fn insert_choices(
+    schema: &mut Map<String, Json>,
+    parameter_type: ParameterType,
+    choices: &Choices,
+    nullable: bool,
+) {
+    let value = |text: &str| match parameter_type {
+        ParameterType::Integer | ParameterType::Bigint => {
+            text.parse::<i64>().map_or_else(|_| json!(text), Json::from)
+        }
+        ParameterType::Text
+        | ParameterType::Numeric
+        | ParameterType::Boolean
+        | ParameterType::Date
+        | ParameterType::Timestamptz
+        | ParameterType::Uuid
+        | ParameterType::Enum => json!(text),
+    };
+    let mut all: Vec<Json> = choices
+        .all
+        .iter()
+        .map(|choice| match &choice.label {
+            Some(label) => json!({"const": value(&choice.value), "title": label}),
+            None => json!({"const": value(&choice.value)}),
+        })
+        .collect();
+    if !choices.is_complete {
+        schema.insert("x-some-choices".to_owned(), Json::Array(all));
+        return;
+    }
+    if nullable {
+        all.push(json!({"type": "null"}));
+    }
+    schema.insert("oneOf".to_owned(), Json::Array(all));
 }
 
 /// The schema of one value, and sentences about what it leaves out.
