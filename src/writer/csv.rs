@@ -156,6 +156,6 @@ impl<W: Write + Send> RowWriter for CsvWriter<W> {
         if self.guarded > 0 {
             adjusted.insert(Adjustment::FormulaGuarded, self.guarded);
         }
-        Ok(Summary { rows: self.rows, sheets: 1, adjusted })
+        Ok(Summary { rows: self.rows, sheets: 1, adjusted, ..Summary::default() })
     }
 }

@@ -27,6 +27,7 @@ pub mod xlsx;
 pub use file_type::{
     Compression, FileType, Format, Incompressible, UnknownCompression, UnknownFormat,
 };
+pub use xlsx::layout::{Sheet, SheetLayout};
 
 /// Who will read the file.
 #[derive(
@@ -179,6 +180,10 @@ pub struct Options {
     pub time_zone: Tz,
     /// Name of the first sheet; made legal for Excel by the writer.
     pub sheet_name: String,
+    /// How the first sheet looks: XLSX only.
+    pub layout: SheetLayout,
+    /// The sheets after the first: XLSX only, see [`RowWriter::next_sheet`].
+    pub more_sheets: Vec<Sheet>,
     /// How the whole file is compressed: CSV and NDJSON only.
     pub compression: Option<Compression>,
     /// `zlib` level of XLSX, 1 to 9.
@@ -193,6 +198,8 @@ impl Default for Options {
             delimiter: b',',
             time_zone: Tz::UTC,
             sheet_name: "Report".to_owned(),
+            layout: SheetLayout::default(),
+            more_sheets: Vec::new(),
             compression: None,
             compression_level: 3,
         }
@@ -207,6 +214,14 @@ pub trait RowWriter: Send {
     /// Ends the current row.
     fn end_row(&mut self) -> Result<(), WriteError>;
 
+    /// Ends the sheet and goes on to the next of [`Options::more_sheets`].
+    ///
+    /// # Errors
+    /// [`WriteError::NoSuchSheet`] after the last one, and in formats without sheets.
+    fn next_sheet(&mut self) -> Result<(), WriteError> {
+        Err(WriteError::NoSuchSheet)
+    }
+
     /// Writes what remains and says what was written. `truncated` holds the sentence that marks
     /// a file cut at a limit; formats that can carry it show it after the last row.
     fn finish(self: Box<Self>, truncated: Option<&str>) -> Result<Summary, WriteError>;
@@ -219,8 +234,24 @@ pub struct Summary {
     pub rows: u64,
     /// Sheets of a workbook; 1 for other formats.
     pub sheets: u32,
+    /// The sheets of a workbook, in order; none for other formats.
+    pub sheet_list: Vec<WrittenSheet>,
     /// How many cells could not be shown as they are, by rule.
     pub adjusted: BTreeMap<Adjustment, u64>,
+}
+
+/// A sheet of a workbook as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenSheet {
+    /// Its name.
+    pub name: String,
+    /// Which of the sheets that were asked for it belongs to, from 0: a long one goes on in the
+    /// next.
+    pub source: usize,
+    /// Rows of data.
+    pub rows: u64,
+    /// The row of the header, from 1.
+    pub header_row: u32,
 }
 
 /// A rule that changed how a cell is shown. Reported in the manifest with its count.
@@ -273,6 +304,9 @@ pub enum WriteError {
     /// The format is not compressed by us.
     #[error(transparent)]
     Incompressible(#[from] Incompressible),
+    /// There is no further sheet.
+    #[error("there is no further sheet")]
+    NoSuchSheet,
     /// A row has more cells than there are columns.
     #[error("a row has more than the {columns} cells of its columns")]
     TooManyCells {

@@ -146,7 +146,7 @@ impl<W: Write + Send> RowWriter for NdjsonWriter<W> {
         if self.numbers_as_text > 0 {
             adjusted.insert(Adjustment::NumberAsText, self.numbers_as_text);
         }
-        Ok(Summary { rows: self.rows, sheets: 1, adjusted })
+        Ok(Summary { rows: self.rows, sheets: 1, adjusted, ..Summary::default() })
     }
 }
 

@@ -227,7 +227,7 @@ impl<W: Write + Send> RowWriter for ParquetWriter<W> {
             self.note("truncated", sentence.to_owned());
         }
         self.file.finish().map_err(failed)?;
-        Ok(Summary { rows: self.rows, sheets: 1, adjusted })
+        Ok(Summary { rows: self.rows, sheets: 1, adjusted, ..Summary::default() })
     }
 }
 

@@ -13,7 +13,12 @@
 //!
 //! The header holds the labels, whoever reads: a workbook is for people. What a cell cannot hold
 //! is written as text or escaped, and counted.
+//!
+//! A query whose rows do not fit on a sheet goes on in the next one, with the same header, widths,
+//! styles, filter and rules by colour; title and charts stay on its first sheet, totals and the
+//! remark of a cut stand on its last one.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,17 +27,26 @@ use zip::result::ZipError;
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use self::package::{Package, Parts, sheet_path};
+use self::chart::Points;
+use self::layout::Sheet;
+use self::package::{Package, Parts, Piece, Styles, sheet_path};
 use self::rows::Rows;
+use self::totals::Totals;
 use super::calendar::Zone;
-use super::{Cell, Column, Format, Options, RowWriter, Summary, WriteError};
+use super::{
+    Adjustment, Cell, Column, Format, Options, RowWriter, Summary, WriteError, WrittenSheet,
+};
 
+mod chart;
+mod conditional;
+pub mod layout;
 mod markup;
 mod package;
 mod rows;
 mod serial;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 /// Excel's columns, `A` to `XFD`.
 const MAX_COLUMNS: usize = 16_384;
@@ -71,14 +85,25 @@ pub struct XlsxWriter<W: Write> {
     abandoned: Arc<AtomicBool>,
     options: Options,
     limits: Limits,
-    /// XML before the rows of the first and of every further sheet.
-    heads: [String; 2],
+    /// XML before the rows of the first and of every further piece, by sheet of the package.
+    heads: Vec<[String; 2]>,
+    styles: Vec<Styles>,
     rows: Rows,
+    totals: Totals,
+    /// What charts show, by sheet of the package; the last one is the current.
+    points: Vec<Points>,
+    zone: Zone,
     rows_written: u64,
-    /// Bytes of the current sheet that have left the buffer.
+    /// Rows of the current piece.
+    piece_rows: u64,
+    /// Bytes of the current piece that have left the buffer.
     sheet_bytes: u64,
-    /// The last row, but for remarks, of each sheet that has ended.
-    last_rows: Vec<u32>,
+    /// What is being written; its last row is not known yet.
+    piece: Piece,
+    /// The pieces that have ended, and their rows.
+    pieces: Vec<Piece>,
+    rows_of_pieces: Vec<u64>,
+    adjusted: BTreeMap<Adjustment, u64>,
 }
 
 impl<W: Write> XlsxWriter<W> {
@@ -93,36 +118,55 @@ impl<W: Write> XlsxWriter<W> {
 
     fn with_limits(
         columns: Vec<Column>,
-        options: Options,
+        mut options: Options,
         out: W,
         limits: Limits,
     ) -> Result<Self, WriteError> {
-        if columns.len() > MAX_COLUMNS {
-            let (format, max, columns) = (Format::Xlsx, MAX_COLUMNS, columns.len());
-            return Err(WriteError::TooManyColumns { format, max, columns });
+        let (name, layout) = (options.sheet_name.clone(), std::mem::take(&mut options.layout));
+        let mut sheets = vec![Sheet { name, columns, layout }];
+        sheets.append(&mut options.more_sheets);
+        for Sheet { columns, .. } in &sheets {
+            if columns.len() > MAX_COLUMNS {
+                let (format, max, columns) = (Format::Xlsx, MAX_COLUMNS, columns.len());
+                return Err(WriteError::TooManyColumns { format, max, columns });
+            }
         }
-        let package = Package::new(columns, &options.sheet_name);
-        let mut parts = package.parts(&[1, 1])?;
-        let styles = parts.styles(package.columns().len())?;
-        let buffer = Vec::with_capacity(BLOCK + BLOCK / 8);
+        let package = Package::new(sheets);
+        let mut parts = package.parts(&package.specimens(), &[])?;
+        let (mut heads, mut styles) = (Vec::new(), Vec::new());
+        for (index, sheet) in package.sheets().iter().enumerate() {
+            let number = 2 * index + 1;
+            styles.push(parts.styles(number, sheet.columns.len(), &sheet.layout)?);
+            heads.push([parts.around_rows(number)?.0, parts.around_rows(number + 1)?.0]);
+        }
         let abandoned = Arc::new(AtomicBool::new(false));
         let sink = Sink { out, abandoned: Arc::clone(&abandoned) };
+        let buffer = Vec::with_capacity(BLOCK + BLOCK / 8);
+        let first = &package.sheets()[0];
         let mut writer = Self {
             zip: Some(ZipWriter::new_stream(sink)),
             abandoned,
             limits,
-            heads: [parts.around_rows(1)?.0, parts.around_rows(2)?.0],
-            rows: Rows::new(package.columns(), &styles, Zone::new(options.time_zone), buffer),
+            heads,
+            rows: Rows::new(&first.columns, &styles[0], Zone::new(options.time_zone), buffer),
+            totals: Totals::new(first.columns.len(), &first.layout.totals),
+            points: vec![Points::new(&first.layout.charts)],
+            styles,
+            zone: Zone::new(options.time_zone),
             rows_written: 0,
+            piece_rows: 0,
             sheet_bytes: 0,
-            last_rows: Vec::new(),
+            piece: Piece { sheet: 0, number: 0, last_row: 0 },
+            pieces: Vec::new(),
+            rows_of_pieces: Vec::new(),
+            adjusted: BTreeMap::new(),
             package,
             options,
         };
         for name in FIRST_PARTS {
             writer.copy_part(&mut parts, name)?;
         }
-        writer.begin_sheet()?;
+        writer.begin_piece()?;
         Ok(writer)
     }
 
@@ -146,29 +190,110 @@ impl<W: Write> XlsxWriter<W> {
         Ok(self.zip().write_all(part.as_bytes())?)
     }
 
-    fn begin_sheet(&mut self) -> Result<(), WriteError> {
-        let index = self.last_rows.len();
-        self.begin_part(&sheet_path(index + 1))?;
+    /// What the current rows belong to.
+    fn sheet(&self) -> &Sheet {
+        &self.package.sheets()[self.piece.sheet]
+    }
+
+    fn begin_piece(&mut self) -> Result<(), WriteError> {
+        self.begin_part(&sheet_path(self.pieces.len() + 1))?;
         self.sheet_bytes = 0;
-        self.rows.begin_sheet(&self.heads[index.min(1)]);
+        self.piece_rows = 0;
+        let Piece { sheet, number, last_row: _ } = self.piece;
+        let title: &[String] = match number {
+            0 => &self.package.sheets()[sheet].layout.title,
+            _ => &[],
+        };
+        self.rows.begin_sheet(&self.heads[sheet][number.min(1)], title);
         self.flush_from(BLOCK)
     }
 
-    /// Ends the current sheet, whose header and data end in row `last`.
-    fn end_sheet(&mut self, last: u32) -> Result<(), WriteError> {
-        self.last_rows.push(last);
-        let (_, tail) = self.package.parts(&[last])?.around_rows(1)?;
+    /// Ends the current piece, whose header and data end in row `last_row`.
+    fn end_piece(&mut self, last_row: u32) -> Result<(), WriteError> {
+        self.pieces.push(Piece { last_row, ..self.piece });
+        self.rows_of_pieces.push(self.piece_rows);
+        // With the pieces before it: rules by colour are numbered through the whole workbook.
+        let (_, tail) = self.package.parts(&self.pieces, &[])?.around_rows(self.pieces.len())?;
         self.rows.buffer.extend_from_slice(tail.as_bytes());
         self.flush_from(0)
     }
 
-    /// Goes on to the next sheet if this one has no room for another row.
-    fn make_room(&mut self) -> Result<(), WriteError> {
-        if self.rows.number() >= self.limits.rows || self.sheet_bytes >= self.limits.bytes {
-            self.end_sheet(self.rows.number())?;
-            self.begin_sheet()?;
+    /// Goes on to the next piece if this one has no room for so many more rows.
+    fn make_room(&mut self, rows: u32) -> Result<(), WriteError> {
+        if self.rows.number() + rows > self.limits.rows || self.sheet_bytes >= self.limits.bytes {
+            self.end_piece(self.rows.number())?;
+            self.piece.number += 1;
+            self.begin_piece()?;
         }
         Ok(())
+    }
+
+    /// Ends the rows of a query with its totals and the remark, on one piece.
+    fn end_rows(&mut self, remark: Option<&str>) -> Result<(), WriteError> {
+        let has_totals = !self.totals.is_empty();
+        match u32::from(has_totals) + u32::from(remark.is_some()) {
+            0 => {}
+            rows => self.make_room(rows)?,
+        }
+        // The filter ends with the data, above totals and remark.
+        let last_row = self.rows.number();
+        if has_totals {
+            let values = self.totals.values();
+            let label = match values.first() {
+                Some(None) => {
+                    Cell::Text(&self.package.sheets()[self.piece.sheet].layout.totals_label)
+                }
+                Some(Some(_)) | None => Cell::Null,
+            };
+            let cells = values.iter().enumerate().map(|(index, value)| match value {
+                Some(value) => value.cell(),
+                None if index == 0 => label,
+                None => Cell::Null,
+            });
+            self.rows.push_totals(cells);
+        }
+        if let Some(sentence) = remark {
+            self.rows.push_remark(sentence);
+        }
+        self.end_piece(last_row)
+    }
+
+    /// Begins the next sheet of the package.
+    fn begin_next(&mut self) -> Result<(), WriteError> {
+        self.piece = Piece { sheet: self.piece.sheet + 1, number: 0, last_row: 0 };
+        let Sheet { columns, layout, .. } = &self.package.sheets()[self.piece.sheet];
+        self.totals = Totals::new(columns.len(), &layout.totals);
+        self.points.push(Points::new(&layout.charts));
+        let buffer = std::mem::take(&mut self.rows.buffer);
+        let styles = &self.styles[self.piece.sheet];
+        let rows = Rows::new(columns, styles, Zone::new(self.options.time_zone), buffer);
+        let ended = std::mem::replace(&mut self.rows, rows);
+        self.adjust(&ended.adjusted);
+        self.begin_piece()
+    }
+
+    fn has_next(&self) -> bool {
+        self.piece.sheet + 1 < self.package.sheets().len()
+    }
+
+    fn adjust(&mut self, counts: &BTreeMap<Adjustment, u64>) {
+        for (&adjustment, count) in counts {
+            *self.adjusted.entry(adjustment).or_default() += count;
+        }
+    }
+
+    fn sheet_list(&self) -> Vec<WrittenSheet> {
+        let names = self.package.names(&self.pieces);
+        let pieces = self.pieces.iter().zip(&self.rows_of_pieces);
+        pieces
+            .zip(names)
+            .map(|((piece, &rows), name)| WrittenSheet {
+                name,
+                source: piece.sheet,
+                rows,
+                header_row: self.package.header_row(piece.sheet, piece.number),
+            })
+            .collect()
     }
 
     fn flush_from(&mut self, size: usize) -> Result<(), WriteError> {
@@ -187,12 +312,18 @@ impl<W: Write> XlsxWriter<W> {
 impl<W: Write + Send> RowWriter for XlsxWriter<W> {
     fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError> {
         let column = self.rows.next_column();
-        if column == self.package.columns().len() {
+        if column == self.sheet().columns.len() {
             return Err(WriteError::Workbook("the row has more cells than columns".to_owned()));
         }
         if column == 0 {
-            self.make_room()?;
+            self.make_room(1)?;
             self.rows.begin_row();
+        }
+        if !self.totals.is_empty() {
+            self.totals.add(column, cell);
+        }
+        if let Some(points) = self.points.last_mut().filter(|points| points.is_open()) {
+            points.add(column, cell, &mut self.zone);
         }
         self.rows.push(cell);
         self.flush_from(KEPT)
@@ -200,25 +331,34 @@ impl<W: Write + Send> RowWriter for XlsxWriter<W> {
 
     fn end_row(&mut self) -> Result<(), WriteError> {
         if self.rows.next_column() == 0 {
-            self.make_room()?;
+            self.make_room(1)?;
             self.rows.begin_row();
         }
         self.rows.end_row();
         self.rows_written += 1;
+        self.piece_rows += 1;
+        if let Some(points) = self.points.last_mut() {
+            points.end_row();
+        }
         self.flush_from(BLOCK)
     }
 
+    fn next_sheet(&mut self) -> Result<(), WriteError> {
+        if !self.has_next() {
+            return Err(WriteError::NoSuchSheet);
+        }
+        self.end_rows(None)?;
+        self.begin_next()
+    }
+
     fn finish(mut self: Box<Self>, truncated: Option<&str>) -> Result<Summary, WriteError> {
-        if truncated.is_some() {
-            self.make_room()?;
+        self.end_rows(truncated)?;
+        // What a cut has left no room for is there, and says so.
+        while self.has_next() {
+            self.begin_next()?;
+            self.end_rows(truncated)?;
         }
-        // The filter ends with the data, above the remark.
-        let last = self.rows.number();
-        if let Some(sentence) = truncated {
-            self.rows.push_remark(sentence);
-        }
-        self.end_sheet(last)?;
-        let mut parts = self.package.parts(&self.last_rows)?;
+        let mut parts = self.package.parts(&self.pieces, &self.points)?;
         let rest = parts.names()?.into_iter().filter(|name| !FIRST_PARTS.contains(&&**name));
         // Content types last: a reader that got them has a whole package.
         let (types, others): (Vec<_>, Vec<_>) = rest.partition(|name| name.starts_with('['));
@@ -228,10 +368,13 @@ impl<W: Write + Send> RowWriter for XlsxWriter<W> {
         if let Some(zip) = self.zip.take() {
             zip.finish().map_err(zip_failed)?.flush()?;
         }
+        let counts = std::mem::take(&mut self.rows.adjusted);
+        self.adjust(&counts);
         Ok(Summary {
             rows: self.rows_written,
-            sheets: self.last_rows.len() as u32,
-            adjusted: std::mem::take(&mut self.rows.adjusted),
+            sheets: self.pieces.len() as u32,
+            sheet_list: self.sheet_list(),
+            adjusted: std::mem::take(&mut self.adjusted),
         })
     }
 }

