@@ -53,6 +53,8 @@ pub struct Report {
     pub parameters: Value,
     /// Columns that the report describes, in order; others are shown under their names.
     pub columns: Vec<ReportColumn>,
+    /// Sheets of a workbook. The first one's rows are the file in other formats.
+    pub sheets: Vec<String>,
     /// Formats that the file can have.
     pub formats: Vec<Format>,
     /// What a run may take on this server.
@@ -123,6 +125,7 @@ impl Report {
             time_zone: definition.time_zone().name().to_owned(),
             parameters: definition.json_schema_with(&entry.choices),
             columns: columns.collect(),
+            sheets: definition.sheets().map(|sheet| sheet.name.to_owned()).collect(),
             formats: Format::ALL.to_vec(),
             limits: ReportLimits {
                 timeout_secs: limits.timeout.as_secs(),
@@ -219,6 +222,7 @@ fn report_example() -> Value {
             "additionalProperties": false
         },
         "columns": [{"name": "gpa", "label": "GPA", "format": "decimal2"}],
+        "sheets": ["GPA ranking"],
         "formats": ["csv", "xlsx"],
         "limits": {
             "timeout_secs": 120, "max_rows": 1000000, "max_bytes": 10737418240_u64,

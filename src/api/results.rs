@@ -209,6 +209,10 @@ fn manifest_example() -> serde_json::Value {
         ],
         "row_count": 20000,
         "sheets": 1,
+        "sheet_list": [
+            {"name": "GPA ranking", "rows": 20000, "columns": ["gpa"], "header_row": null}
+        ],
+        "sheets_left_out": [],
         "size_bytes": 1835008,
         "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         "truncated": null,

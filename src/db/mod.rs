@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::config::DatabaseConfig;
 
+pub mod accounts;
 pub mod audit;
 pub mod definitions;
 pub mod diagnostics;

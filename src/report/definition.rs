@@ -14,6 +14,7 @@
 //! time_zone = "Africa/Gaborone"            # IANA name, default UTC
 //! tags = ["registry"]
 //! split_by = "id"                          # column by which the rows could be read in ranges
+//! sheet_name = "Programmes"                # of the main sheet; left out: the title
 //!
 //! [[parameter]]                            # one for each :name in the SQL
 //! name = "since"
@@ -35,7 +36,37 @@
 //! name = "enrolled"
 //! label = "Enrolled"
 //! format = "integer"  # decimal1 decimal2 decimal3 percent date datetime time text
+//! # number_format = "#,##0 \"credits\""    # instead of `format`: Excel's own
 //! width = 12
+//! total = "sum"                            # avg count min max: the last row of a workbook
+//! style = { bold = true, align = "right" } # italic color background wrap
+//!
+//! [layout]                                 # of the main sheet of a workbook
+//! title = ["{title}", "{parameters}", "Read {snapshot}, {owner}, {execution}"]
+//! header = { background = "#1F4E78", color = "#FFFFFF" }
+//! freeze_header = true
+//! freeze_columns = 0
+//! autofilter = true
+//! totals_label = "Total"
+//!
+//! [[conditional]]                          # data_bar, color_scale (low, middle, high), cell
+//! type = "cell"
+//! column = "enrolled"
+//! operator = ">="                          # > >= < <= = != between not_between
+//! value = 100                              # a number or a text; `and` is the upper end
+//! style = { background = "#C6EFCE" }
+//!
+//! [[chart]]                                # line column bar pie
+//! type = "column"
+//! title = "Enrolled"
+//! categories = "programme"
+//! values = ["enrolled"]
+//! # stacked x_title y_title width height
+//!
+//! [[sheet]]                                # a further sheet, with the same parameters
+//! name = "Totals"
+//! query = "select count(*) as n from …"
+//! # layout, column, conditional and chart as above: [sheet.layout], [[sheet.column]], …
 //!
 //! [limits]                                 # each may be left out for the service's own
 //! timeout_secs = 300
@@ -57,18 +88,22 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use self::document::Document;
+use self::layout::Look;
 use super::parameters::Parameter;
 use super::sql::NamedSql;
+use crate::writer::xlsx::layout::{CellStyle, Total};
 
 mod check;
 mod document;
 mod error;
+mod layout;
 mod slug;
 mod templates;
 #[cfg(test)]
 mod tests;
 
 pub use self::error::{DefinitionError, DefinitionFault};
+pub use self::layout::{LayoutSpec, Place, SheetSpec, SheetView, TitleLine};
 pub use self::slug::{MAX_SLUG_LENGTH, Slug, SlugError};
 pub use self::templates::{TemplateError, load_templates};
 
@@ -88,6 +123,9 @@ pub struct Definition {
     limits: DefinitionLimits,
     expires_after_days: Option<NonZeroU32>,
     split_by: Option<String>,
+    sheet_name: Option<String>,
+    look: Look,
+    more_sheets: Vec<SheetSpec>,
 }
 
 /// How a column of the result is shown. Columns without one are shown by their type.
@@ -102,9 +140,18 @@ pub struct ColumnSpec {
     /// How values are shown, `None` for the type's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ColumnFormat>,
+    /// A number format of Excel's, instead of one of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_format: Option<String>,
     /// Width in Excel's character units, `None` for a width from label and type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<f64>,
+    /// How its cells look in a workbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style: Option<CellStyle>,
+    /// What stands below it in a workbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<Total>,
 }
 
 /// How the values of a column are shown where the format can show it.
@@ -253,7 +300,12 @@ impl Definition {
 
     /// The SQL to prepare, with `($n::type)` for each parameter.
     pub fn statement(&self) -> String {
-        self.query.render(|name| {
+        self.statement_of(&self.query)
+    }
+
+    /// The SQL to prepare for a query of one of its sheets.
+    pub fn statement_of(&self, query: &NamedSql) -> String {
+        query.render(|name| {
             let parameter = self.parameters.iter().find(|parameter| parameter.name() == name);
             parameter.expect("every name in the SQL is declared").pg_type()
         })
@@ -299,7 +351,8 @@ impl Definition {
         &self.query
     }
 
-    /// The parameters in the order of their declaration: exactly the names in the SQL.
+    /// The parameters in the order of their declaration: exactly the names in the SQL of all
+    /// sheets.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }

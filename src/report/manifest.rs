@@ -39,12 +39,18 @@ pub struct Manifest {
     pub reader: Reader,
     /// IANA zone that dates were computed and are shown in.
     pub time_zone: String,
-    /// Columns, in order.
+    /// Columns, in order, of the main sheet.
     pub columns: Vec<ManifestColumn>,
-    /// Rows, without headers.
+    /// Rows, without headers, of all sheets together.
     pub row_count: u64,
     /// Sheets of a workbook; 1 for other formats.
     pub sheets: u32,
+    /// These sheets, in order.
+    #[serde(default)]
+    pub sheet_list: Vec<ManifestSheet>,
+    /// Sheets of the definition that only a workbook holds, if this is none.
+    #[serde(default)]
+    pub sheets_left_out: Vec<String>,
     /// Size of the file as it is stored.
     pub size_bytes: u64,
     /// SHA-256 of the file as it is stored, in hex.
@@ -68,6 +74,19 @@ pub struct Manifest {
     pub peak_memory_bytes: Option<u64>,
     /// Version of Registrar.
     pub registrar_version: String,
+}
+
+/// A sheet of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ManifestSheet {
+    /// Its name.
+    pub name: String,
+    /// Rows of data: without title, header and totals.
+    pub rows: u64,
+    /// Names of its columns, as the query has them.
+    pub columns: Vec<String>,
+    /// The row of the header, from 1, in a workbook.
+    pub header_row: Option<u32>,
 }
 
 /// A column of the file.

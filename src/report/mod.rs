@@ -13,6 +13,7 @@ pub mod choices;
 pub mod decode;
 pub mod definition;
 pub mod error;
+pub mod layout;
 pub mod manifest;
 pub mod parameters;
 pub mod pipeline;
@@ -20,11 +21,14 @@ pub mod source;
 pub mod sql;
 
 use crate::config::ReportConfig;
-use crate::writer::{Column, Compression, FileType, Format, Incompressible, Options, Reader};
-use definition::{Definition, OnLimit};
+use crate::writer::{
+    Column, Compression, FileType, Format, Incompressible, Options, Reader, Sheet,
+};
+use definition::{Definition, OnLimit, SheetView};
 use error::ReportError;
+use layout::RunLabel;
 use parameters::BoundParameters;
-use pipeline::{Ceiling, Destination, Layout, Watch, Written};
+use pipeline::{Ceiling, Destination, Layout, Query, Watch, Written};
 use source::{
     CheckedQuery, Estimate, ReportDatabase, ServerProcess, Session, SessionLimits, Snapshot,
     SourceColumn,
@@ -115,8 +119,10 @@ impl Limits {
 #[derive(Debug)]
 pub struct Opened {
     session: Session,
-    query: CheckedQuery,
+    /// Of each sheet that the format has, the main one first.
+    queries: Vec<CheckedQuery>,
     deadline: Instant,
+    label: RunLabel,
 }
 
 /// What a run produced.
@@ -124,8 +130,10 @@ pub struct Opened {
 pub struct Exported {
     /// The file.
     pub written: Written,
-    /// Source and file columns.
+    /// Source and file columns, of the main sheet in formats that have several.
     pub columns: Vec<(SourceColumn, Column)>,
+    /// The file's columns by sheet.
+    pub sheets: Vec<Vec<Column>>,
     /// What was read.
     pub snapshot: Snapshot,
 }
@@ -144,11 +152,16 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
     };
     let opening = async {
         let mut session = database.begin(&limits, &order.name).await?;
-        let mut query = session.check(&order.definition.statement()).await?;
-        if order.format == Format::Parquet {
-            session.find_precisions(&mut query, || order.parameters.values()).await?;
+        let mut queries = Vec::new();
+        for view in sheets(order) {
+            let mut query = session.check(&order.definition.statement_of(view.query)).await?;
+            if order.format == Format::Parquet {
+                let values = || order.parameters.values_of(view.query);
+                session.find_precisions(&mut query, values).await?;
+            }
+            queries.push(query);
         }
-        Ok(Opened { session, query, deadline })
+        Ok(Opened { session, queries, deadline, label: RunLabel::default() })
     };
     tokio::time::timeout_at(deadline, opening)
         .await
@@ -164,9 +177,21 @@ pub async fn estimate(
     order: &Order<'_>,
 ) -> Result<Estimate, ReportError> {
     let mut opened = open(database, order).await?;
-    let estimate = opened.session.explain(&opened.query, order.parameters.values()).await;
+    let mut sum = Ok(Estimate { rows: 0.0, cost: 0.0 });
+    for (view, query) in sheets(order).zip(&opened.queries) {
+        let estimate = opened.session.explain(query, order.parameters.values_of(view.query)).await;
+        sum = sum.and_then(|sum: Estimate| {
+            estimate.map(|e| Estimate { rows: sum.rows + e.rows, cost: sum.cost + e.cost })
+        });
+    }
     opened.close().await;
-    estimate
+    sum
+}
+
+/// The sheets of a definition that a file of the order's format holds.
+fn sheets<'a>(order: &Order<'a>) -> impl Iterator<Item = SheetView<'a>> + use<'a> {
+    let count = if order.format == Format::Xlsx { usize::MAX } else { 1 };
+    order.definition.sheets().take(count)
 }
 
 /// Too much is expected of a run.
@@ -211,7 +236,7 @@ impl Excess {
 const MAX_SHEET_ROWS: u64 = 1_048_575;
 
 /// Has the server check a definition as the report role, rights included, without running it.
-/// Returns the names of the columns.
+/// Returns what is wrong with its description of the columns.
 ///
 /// # Errors
 /// [`ReportError`]
@@ -226,12 +251,16 @@ pub async fn check(
         time_zone: definition.time_zone().name().to_owned(),
     };
     let mut session = database.begin(&limits, "registrar report validate").await?;
-    let query = session.check(&definition.statement()).await?;
-    // Rights do not depend on values: NULL for each parameter plans as well as any.
-    let nulls = vec![parameters::Value::Null; definition.parameters().len()];
-    session.explain(&query, nulls.iter()).await?;
+    let mut problems = Vec::new();
+    for view in definition.sheets() {
+        let query = session.check(&definition.statement_of(view.query)).await?;
+        // Rights do not depend on values: NULL for each parameter plans as well as any.
+        let nulls = vec![parameters::Value::Null; view.query.names().len()];
+        session.explain(&query, nulls.iter()).await?;
+        problems.extend(layout::problems(&view, &query.columns));
+    }
     session.close().await;
-    Ok(query.columns.into_iter().map(|column| column.name).collect())
+    Ok(problems)
 }
 
 impl Opened {
@@ -240,9 +269,15 @@ impl Opened {
         self.session.backend()
     }
 
-    /// Columns of the result.
+    /// What titles say of the run.
+    #[must_use]
+    pub fn labelled(self, label: RunLabel) -> Self {
+        Self { label, ..self }
+    }
+
+    /// Columns of the result, of its main sheet.
     pub fn columns(&self) -> &[SourceColumn] {
-        &self.query.columns
+        self.queries.first().map_or(&[], |query| &query.columns)
     }
 
     /// What the run sees.
@@ -267,22 +302,43 @@ impl Opened {
         destination: &mut Destination,
         watch: &Arc<Watch>,
     ) -> Result<Exported, ReportError> {
-        let source = std::mem::take(&mut self.query.columns);
-        let columns = file_columns(order.definition, &source);
+        let mut sheets = self.sheets(order)?;
+        let columns: Vec<_> = sheets.iter().map(|sheet| sheet.columns.clone()).collect();
+        let main = sheets.remove(0);
         let layout = Layout {
             format: order.format,
-            columns: columns.clone(),
-            options: options(order),
+            columns: main.columns.clone(),
+            options: Options { layout: main.layout, more_sheets: sheets, ..options(order) },
             part_bytes,
         };
-        let rows = self.session.rows(&self.query, order.parameters.values())?;
+        let source = self.columns().to_vec();
+        let queries = std::mem::take(&mut self.queries).into_iter();
+        let values = self::sheets(order).map(|view| order.parameters.values_of(view.query));
+        let queries = queries
+            .zip(values)
+            .map(|(checked, values)| Query { checked, values: values.collect() });
+        let (queries, ceiling) = (queries.collect(), order.limits.ceiling);
         let exporting =
-            pipeline::run(rows, source.clone(), layout, order.limits.ceiling, destination, watch);
+            pipeline::run(&mut self.session, queries, layout, ceiling, destination, watch);
         let written = within(self.deadline, order.limits.timeout, watch, exporting).await?;
         let snapshot = self.session.snapshot().clone();
         self.session.close().await;
-        let columns = source.into_iter().zip(columns).collect();
-        Ok(Exported { written, columns, snapshot })
+        let main = source.into_iter().zip(main.columns).collect();
+        Ok(Exported { written, columns: main, sheets: columns, snapshot })
+    }
+
+    /// The sheets as the file has them: at least the main one.
+    fn sheets(&self, order: &Order<'_>) -> Result<Vec<Sheet>, ReportError> {
+        let Order { definition, parameters, .. } = order;
+        let snapshot = self.session.snapshot();
+        sheets(order)
+            .zip(&self.queries)
+            .map(|(view, query)| {
+                let title = layout::title(&view, definition, parameters, snapshot, &self.label);
+                layout::sheet(&view, &query.columns, title)
+                    .map_err(|problems| ReportError::Definition(problems.join("; ")))
+            })
+            .collect()
     }
 }
 
@@ -315,30 +371,8 @@ fn options(order: &Order<'_>) -> Options {
         byte_order_mark: order.presentation.byte_order_mark,
         delimiter: u8::try_from(order.presentation.delimiter).unwrap_or(b','),
         time_zone: order.definition.time_zone(),
-        sheet_name: order.definition.title().to_owned(),
+        sheet_name: order.definition.main_sheet_name().to_owned(),
         compression: order.presentation.compression,
         ..Options::default()
     }
-}
-
-/// The file's columns: as the definition describes them, otherwise by name.
-fn file_columns(definition: &Definition, source: &[SourceColumn]) -> Vec<Column> {
-    source
-        .iter()
-        .map(|column| {
-            let described = definition.columns().iter().find(|spec| spec.name == column.name);
-            Column {
-                name: column.name.clone(),
-                label: described
-                    .and_then(|spec| spec.label.clone())
-                    .unwrap_or_else(|| column.name.clone()),
-                kind: column.decoder.kind(),
-                precision: column.precision,
-                number_format: described
-                    .and_then(|spec| spec.format)
-                    .map(|format| format.number_format().to_owned()),
-                width: described.and_then(|spec| spec.width),
-            }
-        })
-        .collect()
 }

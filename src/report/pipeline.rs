@@ -23,7 +23,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ReportError;
-use super::source::SourceColumn;
+use super::parameters::Value;
+use super::source::{CheckedQuery, Session, SourceColumn};
 use crate::store::Upload;
 use crate::writer::{self, Column, Format, Options, Summary, WriteError};
 
@@ -128,19 +129,31 @@ pub struct Layout {
     pub part_bytes: usize,
 }
 
+/// A query of a run, with the values of its parameters.
+#[derive(Debug)]
+pub struct Query<'a> {
+    /// The query as the server has checked it.
+    pub checked: CheckedQuery,
+    /// The values in the order of its placeholders.
+    pub values: Vec<&'a Value>,
+}
+
 enum Message {
     Rows(Vec<PgRow>),
+    /// What follows are the rows of the next query.
+    NextSheet,
     /// There are no more rows; the sentence says why, if there were some.
     End(Option<String>),
 }
 
-/// Runs the pipeline to its end. On an error nothing is visible: what was sent is taken back.
+/// Runs queries one after another, a sheet each, into one file. On an error nothing is visible:
+/// what was sent is taken back.
 ///
 /// # Errors
 /// [`ReportError`]
 pub async fn run(
-    rows: BoxStream<'_, Result<PgRow, sqlx::Error>>,
-    source: Vec<SourceColumn>,
+    session: &mut Session,
+    queries: Vec<Query<'_>>,
     layout: Layout,
     ceiling: Ceiling,
     destination: &mut Destination,
@@ -149,6 +162,7 @@ pub async fn run(
     let (batches, incoming) = mpsc::channel(BATCHES_IN_FLIGHT);
     let (parts, mut outgoing) = mpsc::channel::<Bytes>(1);
     let sink = PartSink::new(parts, layout.part_bytes, Arc::clone(watch));
+    let source: Vec<_> = queries.iter().map(|query| query.checked.columns.clone()).collect();
     let writing =
         tokio::task::spawn_blocking(move || write(incoming, &source, layout, ceiling, sink));
     let sending = async {
@@ -159,7 +173,7 @@ pub async fn run(
     };
     // Whichever side fails first ends the others: its channel closes.
     let moved = tokio::select! {
-        moved = futures::future::try_join(read(rows, batches, ceiling, watch), sending) => {
+        moved = futures::future::try_join(read_all(session, queries, batches, ceiling, watch), sending) => {
             moved.map(|_| ())
         }
         () = watch.stop.cancelled() => Err(ReportError::Stopped),
@@ -186,43 +200,67 @@ pub async fn run(
     done
 }
 
-/// Reads rows into batches until there are no more, or one more than there may be.
-async fn read(
-    mut rows: BoxStream<'_, Result<PgRow, sqlx::Error>>,
+/// Reads the rows of each query in turn. The limit of rows is that of all of them together.
+async fn read_all(
+    session: &mut Session,
+    queries: Vec<Query<'_>>,
     batches: mpsc::Sender<Message>,
     ceiling: Ceiling,
     watch: &Watch,
 ) -> Result<(), ReportError> {
-    let mut batch = Vec::with_capacity(BATCH_ROWS);
-    let mut batch_bytes = 0;
     let mut count: u64 = 0;
     let mut end = None;
+    for (index, Query { checked, values }) in queries.into_iter().enumerate() {
+        if index > 0 && batches.send(Message::NextSheet).await.is_err() {
+            return Ok(()); // the writer has ended, and says why
+        }
+        let rows = session.rows(&checked, values.into_iter())?;
+        end = read(rows, &batches, ceiling, &mut count, watch).await?;
+        if end.is_some() {
+            break;
+        }
+    }
+    let _ended = batches.send(Message::End(end)).await;
+    Ok(())
+}
+
+/// Reads rows into batches until there are no more, or one more than there may be: then it returns
+/// the sentence that says so. If the writer has ended, it says why itself.
+async fn read(
+    mut rows: BoxStream<'_, Result<PgRow, sqlx::Error>>,
+    batches: &mpsc::Sender<Message>,
+    ceiling: Ceiling,
+    count: &mut u64,
+    watch: &Watch,
+) -> Result<Option<String>, ReportError> {
+    let mut batch = Vec::with_capacity(BATCH_ROWS);
+    let mut batch_bytes = 0;
+    let mut end = None;
     while let Some(row) = rows.try_next().await? {
-        if count == ceiling.max_rows {
+        if *count == ceiling.max_rows {
             if !ceiling.truncate {
                 return Err(ReportError::RowLimit { max_rows: ceiling.max_rows });
             }
             end = Some(format!("Cut at the limit of {} rows: there are more.", ceiling.max_rows));
             break;
         }
-        count += 1;
+        *count += 1;
         batch_bytes += value_bytes(&row);
         batch.push(row);
         if batch.len() == BATCH_ROWS || batch_bytes >= BATCH_BYTES {
             let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_ROWS));
             batch_bytes = 0;
             if batches.send(Message::Rows(full)).await.is_err() {
-                return Ok(()); // the writer has ended, and says why
+                return Ok(None);
             }
-            watch.rows.store(count, Ordering::Relaxed);
+            watch.rows.store(*count, Ordering::Relaxed);
         }
     }
-    watch.rows.store(count, Ordering::Relaxed);
+    watch.rows.store(*count, Ordering::Relaxed);
     if !batch.is_empty() && batches.send(Message::Rows(batch)).await.is_err() {
-        return Ok(());
+        return Ok(None);
     }
-    let _ended = batches.send(Message::End(end)).await;
-    Ok(())
+    Ok(end)
 }
 
 fn value_bytes(row: &PgRow) -> usize {
@@ -236,19 +274,25 @@ fn value_bytes(row: &PgRow) -> usize {
 /// The writer's thread.
 fn write(
     mut incoming: mpsc::Receiver<Message>,
-    source: &[SourceColumn],
+    sources: &[Vec<SourceColumn>],
     layout: Layout,
     ceiling: Ceiling,
     sink: PartSink,
 ) -> Result<Written, ReportError> {
     let shared = sink.clone();
     let mut writer = writer::open(layout.format, layout.columns, layout.options, sink)?;
+    let mut sources = sources.iter();
+    let mut source = sources.next().ok_or(WriteError::NoSuchSheet)?;
     let truncated = loop {
         match incoming.blocking_recv() {
             Some(Message::Rows(rows)) => {
                 for row in &rows {
                     write_row(writer.as_mut(), row, source)?;
                 }
+            }
+            Some(Message::NextSheet) => {
+                writer.next_sheet()?;
+                source = sources.next().ok_or(WriteError::NoSuchSheet)?;
             }
             Some(Message::End(truncated)) => break truncated,
             None => return Err(ReportError::Stopped),

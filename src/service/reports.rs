@@ -173,16 +173,9 @@ impl Services {
     }
 
     async fn validate(&self, definition: &Definition) -> Result<Vec<String>, ReportError> {
-        let names = crate::report::check(&self.reports, definition, &self.config.report).await?;
-        let mut problems = choices::check_queries(&self.reports, definition).await?;
-        let described: Vec<_> = definition.columns().iter().map(|c| c.name.as_str()).collect();
-        if !described.is_empty() && described != names {
-            problems.push(format!(
-                "the query returns the columns {}, but the template describes {}",
-                names.join(", "),
-                described.join(", ")
-            ));
-        }
+        let checked = crate::report::check(&self.reports, definition, &self.config.report);
+        let mut problems = checked.await?;
+        problems.extend(choices::check_queries(&self.reports, definition).await?);
         Ok(problems)
     }
 }

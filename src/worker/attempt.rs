@@ -14,13 +14,15 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{Context, reaper};
+use crate::db::accounts;
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Backend, Beat, Claimed, Published, Status};
 use crate::queue;
 use crate::report::definition::Definition;
 use crate::report::error::ReportError;
-use crate::report::manifest::{Manifest, ManifestColumn};
+use crate::report::layout::RunLabel;
+use crate::report::manifest::{Manifest, ManifestColumn, ManifestSheet};
 use crate::report::parameters::BoundParameters;
 use crate::report::pipeline::{Destination, Watch};
 use crate::report::{self, Exported, Limits, Order, Presentation};
@@ -185,6 +187,7 @@ async fn work(
         opened = report::open(&services.reports, &order) => opened?,
         () = watch.stop.cancelled() => return Err(ReportError::Stopped),
     };
+    let opened = opened.labelled(label(&context, &claimed).await?);
     // Before the query runs, so that a cancel from any process can end it.
     let process = opened.backend();
     let backend = Backend { backend_pid: process.pid, backend_start: process.started_at };
@@ -227,6 +230,17 @@ async fn load_definition(
     let definition =
         Definition::from_json(slug, &stored.spec, &stored.query).map_err(bad_definition)?;
     Ok((definition, version, stored.content_sha256))
+}
+
+/// What titles say of the execution.
+async fn label(context: &Context, claimed: &Claimed) -> Result<RunLabel, ReportError> {
+    let owner = match claimed.executed_by {
+        Some(id) => accounts::find_username(&context.services.db, id)
+            .await
+            .map_err(ReportError::Unavailable)?,
+        None => None,
+    };
+    Ok(RunLabel { execution: Some(claimed.id), owner })
 }
 
 fn load_parameters(
@@ -301,6 +315,13 @@ async fn manifest(
             .collect(),
         row_count: written.summary.rows,
         sheets: written.summary.sheets,
+        sheet_list: sheet_list(order, exported),
+        sheets_left_out: order
+            .definition
+            .sheets()
+            .skip(exported.sheets.len())
+            .map(|sheet| sheet.name.to_owned())
+            .collect(),
         size_bytes: written.size_bytes,
         sha256: written.sha256.clone(),
         truncated: written.truncated.clone(),
@@ -313,6 +334,27 @@ async fn manifest(
         peak_memory_bytes: peak_memory_bytes(),
         registrar_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// The sheets of the file; of a format without sheets, its rows as one.
+fn sheet_list(order: &Order<'_>, exported: &Exported) -> Vec<ManifestSheet> {
+    let names = |source: usize| -> Vec<String> {
+        let columns = exported.sheets.get(source).map_or(&[][..], Vec::as_slice);
+        columns.iter().map(|column| column.name.clone()).collect()
+    };
+    let summary = &exported.written.summary;
+    if summary.sheet_list.is_empty() {
+        let name = order.definition.main_sheet_name().to_owned();
+        let (rows, columns) = (summary.rows, names(0));
+        return vec![ManifestSheet { name, rows, columns, header_row: None }];
+    }
+    let sheets = summary.sheet_list.iter().map(|sheet| ManifestSheet {
+        name: sheet.name.clone(),
+        rows: sheet.rows,
+        columns: names(sheet.source),
+        header_row: Some(sheet.header_row),
+    });
+    sheets.collect()
 }
 
 /// The largest resident set of this process so far, where `/proc` tells it.

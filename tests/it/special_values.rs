@@ -16,7 +16,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use registrar::report::decode::Decoder;
 use registrar::report::parameters::Value;
-use registrar::report::pipeline::{self, Ceiling, Destination, Layout, Watch};
+use registrar::report::pipeline::{self, Ceiling, Destination, Layout, Query, Watch};
 use registrar::report::source::{CheckedQuery, ReportDatabase, Session, SessionLimits};
 use registrar::writer::{Column, Format, Kind, Options, Precision, Summary};
 use sqlx::postgres::PgConnectOptions;
@@ -143,7 +143,7 @@ async fn render(session: &mut Session, expression: &str) -> [String; 4] {
 }
 
 async fn write(session: &mut Session, query: &CheckedQuery, format: Format) -> (Vec<u8>, Summary) {
-    let source = query.columns.clone();
+    let source = &query.columns;
     let column = Column {
         name: source[0].name.clone(),
         label: source[0].name.clone(),
@@ -160,11 +160,11 @@ async fn write(session: &mut Session, query: &CheckedQuery, format: Format) -> (
     };
     let ceiling = Ceiling { max_rows: 1, max_bytes: 1 << 30, truncate: false };
     let (stream, mut end) = tokio::io::duplex(64 * 1024);
-    let rows = session.rows(query, std::iter::empty()).unwrap();
+    let queries = vec![Query { checked: query.clone(), values: Vec::new() }];
     let writing = async move {
         let mut destination = Destination::Stream(Box::new(stream));
         let watch = Arc::new(Watch::default());
-        pipeline::run(rows, source, layout, ceiling, &mut destination, &watch).await.unwrap()
+        pipeline::run(session, queries, layout, ceiling, &mut destination, &watch).await.unwrap()
     };
     let mut file = Vec::new();
     let (written, read) = tokio::join!(writing, end.read_to_end(&mut file));

@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 
 use super::document::Document;
 use super::error::{DefinitionError, DefinitionFault};
+use super::layout::{self, Look, SheetSpec};
 use super::{ColumnSpec, Definition, Slug};
 use crate::report::parameters::{MAX_PARAMETERS, Parameter, ParameterDocument, check_text};
 use crate::report::sql::{NamedSql, Position};
@@ -26,15 +27,18 @@ const MAX_COLUMNS: usize = 1_664;
 /// Excel's limit for the width of a column, in characters.
 const MAX_WIDTH: f64 = 255.0;
 
+/// Longest number format.
+const MAX_NUMBER_FORMAT_LENGTH: usize = 100;
+
 /// The faults found so far.
-struct Faults<'a> {
+pub(super) struct Faults<'a> {
     spec_file: &'a str,
     sql_file: &'a str,
     faults: Vec<DefinitionFault>,
 }
 
 impl Faults<'_> {
-    fn spec(&mut self, key: impl Into<String>, expected: impl Into<String>) {
+    pub(super) fn spec(&mut self, key: impl Into<String>, expected: impl Into<String>) {
         self.faults.push(DefinitionFault {
             file: self.spec_file.to_owned(),
             position: None,
@@ -52,7 +56,7 @@ impl Faults<'_> {
         });
     }
 
-    fn text(&mut self, key: impl Into<String>, text: &str, max_length: usize) {
+    pub(super) fn text(&mut self, key: impl Into<String>, text: &str, max_length: usize) {
         if let Err(expected) = check_text(text, max_length) {
             self.spec(key, expected);
         }
@@ -69,16 +73,24 @@ pub(super) fn definition(
 ) -> Result<Definition, DefinitionError> {
     let faults = &mut Faults { spec_file, sql_file, faults: Vec::new() };
     check_head(&document, faults);
-    check_columns(&document.column, faults);
+    check_columns("", &document.column, faults);
     let time_zone: Option<Tz> = document.time_zone.parse().ok();
     if time_zone.is_none() {
         faults.spec("time_zone", "must be a name of the IANA database like Africa/Gaborone");
     }
     let declared: Vec<String> = document.parameter.iter().map(|p| p.name.clone()).collect();
     let parameters = parameters(document.parameter, faults);
+    let look = Look {
+        layout: document.layout,
+        conditionals: document.conditional,
+        charts: document.chart,
+    };
+    layout::main_sheet(document.sheet_name.as_deref(), &look, faults);
+    let sheets = layout::more_sheets(document.sheet, document.sheet_name.as_deref(), faults);
+    layout::check_names(&sheets, &declared, faults);
     let query = query(sql, faults);
     if let Some(query) = &query {
-        check_names(query, &declared, faults);
+        check_names(query, &sheets, &declared, faults);
     }
     let (Some(time_zone), Some(query), []) = (time_zone, query, faults.faults.as_slice()) else {
         return Err(DefinitionError::new(std::mem::take(&mut faults.faults)));
@@ -97,6 +109,9 @@ pub(super) fn definition(
         limits: document.limits,
         expires_after_days: document.result.expires_after_days,
         split_by: document.split_by,
+        sheet_name: document.sheet_name,
+        look,
+        more_sheets: sheets,
     })
 }
 
@@ -125,13 +140,25 @@ fn check_head(document: &Document, faults: &mut Faults<'_>) {
     }
 }
 
-fn check_columns(columns: &[ColumnSpec], faults: &mut Faults<'_>) {
+/// The columns of a sheet, whose keys begin with `prefix`.
+pub(super) fn check_columns(prefix: &str, columns: &[ColumnSpec], faults: &mut Faults<'_>) {
     if columns.len() > MAX_COLUMNS {
-        faults.spec("column", format!("must be declared at most {MAX_COLUMNS} times"));
+        faults.spec(
+            format!("{prefix}column"),
+            format!("must be declared at most {MAX_COLUMNS} times"),
+        );
     }
-    for (index, ColumnSpec { name, label, format: _, width }) in columns.iter().enumerate() {
-        let key = |key: &dyn Display| format!("column `{name}` {key}");
-        faults.text(format!("column number {} name", index + 1), name, MAX_COLUMN_NAME_LENGTH);
+    for (index, column) in columns.iter().enumerate() {
+        let ColumnSpec { name, label, format, number_format, width, style: _, total: _ } = column;
+        let key = |key: &dyn Display| format!("{prefix}column `{name}` {key}");
+        let number = format!("{prefix}column number {} name", index + 1);
+        faults.text(number, name, MAX_COLUMN_NAME_LENGTH);
+        if let Some(number_format) = number_format {
+            faults.text(key(&"number_format"), number_format, MAX_NUMBER_FORMAT_LENGTH);
+            if format.is_some() {
+                faults.spec(key(&"number_format"), "must be left out where there is a `format`");
+            }
+        }
         if columns[..index].iter().any(|earlier| earlier.name == *name) {
             faults.spec(key(&"name"), "must not be declared twice");
         }
@@ -179,12 +206,19 @@ fn query(sql: &str, faults: &mut Faults<'_>) -> Option<NamedSql> {
     }
 }
 
-/// Every name in the SQL is declared, and every declared name is used.
-fn check_names(query: &NamedSql, declared: &[String], faults: &mut Faults<'_>) {
+/// Every name in the SQL is declared, and every declared name is used, there or in another sheet.
+fn check_names(
+    query: &NamedSql,
+    sheets: &[SheetSpec],
+    declared: &[String],
+    faults: &mut Faults<'_>,
+) {
+    let is_used =
+        |name: &str| query.first_use(name).is_some() || sheets.iter().any(|s| s.uses(name));
     for name in query.names().filter(|name| !declared.iter().any(|known| known == name)) {
         faults.sql(query.first_use(name), format!("`:{name}` must be declared as a parameter"));
     }
-    for name in declared.iter().filter(|name| query.first_use(name).is_none()) {
+    for name in declared.iter().filter(|name| !is_used(name)) {
         faults.spec(format!("parameter `{name}`"), format!("must be used in the SQL as `:{name}`"));
     }
 }

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::error::{DefinitionError, DefinitionFault};
+use super::layout::{LayoutSpec, SheetDocument, SheetSpec};
 use super::{ColumnSpec, Definition, DefinitionLimits};
 use crate::report::parameters::{Parameter, ParameterDocument};
 use crate::report::sql::Position;
+use crate::writer::xlsx::layout::{Chart, Conditional};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,10 +27,22 @@ pub(super) struct Document {
     pub(super) tags: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) split_by: Option<String>,
+    // What is left out is not there either in the JSON: definitions from before there were
+    // layouts keep their digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sheet_name: Option<String>,
     #[serde(default)]
     pub(super) parameter: Vec<ParameterDocument>,
     #[serde(default)]
     pub(super) column: Vec<ColumnSpec>,
+    #[serde(default, skip_serializing_if = "LayoutSpec::is_default")]
+    pub(super) layout: LayoutSpec,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) conditional: Vec<Conditional<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) chart: Vec<Chart<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) sheet: Vec<SheetDocument>,
     #[serde(default)]
     pub(super) limits: DefinitionLimits,
     #[serde(default)]
@@ -87,6 +101,9 @@ impl Definition {
             limits,
             expires_after_days,
             split_by,
+            sheet_name,
+            look,
+            more_sheets,
         } = self;
         Document {
             title: title.clone(),
@@ -95,6 +112,11 @@ impl Definition {
             time_zone: time_zone.name().to_owned(),
             tags: tags.clone(),
             split_by: split_by.clone(),
+            sheet_name: sheet_name.clone(),
+            layout: look.layout.clone(),
+            conditional: look.conditionals.clone(),
+            chart: look.charts.clone(),
+            sheet: more_sheets.iter().map(SheetSpec::document).collect(),
             parameter: parameters.iter().map(Parameter::document).collect(),
             column: columns.clone(),
             limits: limits.clone(),

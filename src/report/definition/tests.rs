@@ -5,6 +5,7 @@ use super::*;
 use crate::report::parameters::ParameterType;
 
 mod faults;
+mod layout;
 mod templates;
 
 const FULL: &str = r#"

@@ -9,6 +9,7 @@ use super::read::Problem;
 use super::relative::Clock;
 use super::{MAX_NAME_BYTES, Parameter, ParameterError, ParameterErrorCode as Code, Value};
 use crate::report::definition::Definition;
+use crate::report::sql::NamedSql;
 
 /// How many unknown names are reported: a caller who sends more sends something else altogether.
 const MAX_UNKNOWN: usize = 20;
@@ -88,12 +89,13 @@ impl BoundParameters {
         Json::Object(sorted.into_iter().map(|p| (p.name.clone(), p.value.to_json())).collect())
     }
 
-    /// The values in the order of the SQL's `$1`, `$2`, ….
-    pub fn values(&self) -> impl ExactSizeIterator<Item = &Value> {
-        self.parameters.iter().map(|parameter| &parameter.value)
+    /// The values in the order of a query's `$1`, `$2`, …: one of the definition that they were
+    /// bound to.
+    pub fn values_of<'a>(&'a self, query: &'a NamedSql) -> impl Iterator<Item = &'a Value> {
+        query.names().map(|name| self.get(name).expect("every name in the SQL is declared"))
     }
 
-    /// The parameters in the order of the SQL's `$1`, `$2`, ….
+    /// The parameters: first those of the main query in the order of its `$1`, `$2`, ….
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &BoundParameter> {
         self.parameters.iter()
     }
@@ -156,8 +158,10 @@ fn read_all(
     if !errors.is_empty() {
         return Err(errors);
     }
-    // A definition's parameters are exactly the names of its SQL.
-    let number = |p: &BoundParameter| definition.query().names().position(|n| n == p.name);
+    // Those of the main query first, in its order; those of other sheets alone behind them.
+    let number = |p: &BoundParameter| {
+        definition.query().names().position(|n| n == p.name).unwrap_or(usize::MAX)
+    };
     parameters.sort_by_key(number);
     Ok(BoundParameters { parameters })
 }

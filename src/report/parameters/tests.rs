@@ -248,7 +248,11 @@ fn every_type_has_its_value_and_its_list() {
             }
             let definition = parameter(keys);
             let bound = definition.bind(&object(json!({"p": given})), today(), now()).unwrap();
-            assert_eq!(bound.values().collect::<Vec<_>>(), [&expected], "{parameter_type} {list}");
+            assert_eq!(
+                bound.iter().map(|bound| bound.value()).collect::<Vec<_>>(),
+                [&expected],
+                "{parameter_type} {list}"
+            );
             let expected = format!("select ($1::{})", definition.parameters()[0].pg_type());
             assert_eq!(definition.statement(), expected);
         }
@@ -296,7 +300,7 @@ fn values_come_in_the_order_of_the_sql() {
         Definition::from_json("test".parse().unwrap(), &spec, "select :b, :a, :b").unwrap();
     assert_eq!(definition.statement(), "select ($1::text), ($2::int4), ($1::text)");
     let bound = definition.bind(&object(json!({"a": 1, "b": "x"})), today(), now()).unwrap();
-    let values: Vec<_> = bound.values().collect();
+    let values: Vec<_> = bound.iter().map(|bound| bound.value()).collect();
     assert_eq!(values, [&Value::Text("x".into()), &Value::Integer(1)]);
 }
 
