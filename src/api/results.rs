@@ -210,7 +210,11 @@ fn manifest_example() -> serde_json::Value {
         "row_count": 20000,
         "sheets": 1,
         "sheet_list": [
-            {"name": "GPA ranking", "rows": 20000, "columns": ["gpa"], "header_row": null}
+            {
+                "name": "GPA ranking", "rows": 20000, "header_row": null, "columns": [
+                    {"name": "gpa", "label": "GPA", "postgres_type": "numeric", "kind": "number"}
+                ]
+            }
         ],
         "sheets_left_out": [],
         "size_bytes": 1835008,

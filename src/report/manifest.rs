@@ -83,8 +83,8 @@ pub struct ManifestSheet {
     pub name: String,
     /// Rows of data: without title, header and totals.
     pub rows: u64,
-    /// Names of its columns, as the query has them.
-    pub columns: Vec<String>,
+    /// Its columns, in order.
+    pub columns: Vec<ManifestColumn>,
     /// The row of the header, from 1, in a workbook.
     pub header_row: Option<u32>,
 }

@@ -130,10 +130,8 @@ pub struct Opened {
 pub struct Exported {
     /// The file.
     pub written: Written,
-    /// Source and file columns, of the main sheet in formats that have several.
-    pub columns: Vec<(SourceColumn, Column)>,
-    /// The file's columns by sheet.
-    pub sheets: Vec<Vec<Column>>,
+    /// Source and file columns by sheet, the main one first; it alone in formats without sheets.
+    pub sheets: Vec<Vec<(SourceColumn, Column)>>,
     /// What was read.
     pub snapshot: Snapshot,
 }
@@ -303,15 +301,17 @@ impl Opened {
         watch: &Arc<Watch>,
     ) -> Result<Exported, ReportError> {
         let mut sheets = self.sheets(order)?;
-        let columns: Vec<_> = sheets.iter().map(|sheet| sheet.columns.clone()).collect();
+        let columns = |(sheet, query): (&Sheet, &CheckedQuery)| {
+            query.columns.iter().cloned().zip(sheet.columns.iter().cloned()).collect()
+        };
+        let columns: Vec<Vec<_>> = sheets.iter().zip(&self.queries).map(columns).collect();
         let main = sheets.remove(0);
         let layout = Layout {
             format: order.format,
-            columns: main.columns.clone(),
+            columns: main.columns,
             options: Options { layout: main.layout, more_sheets: sheets, ..options(order) },
             part_bytes,
         };
-        let source = self.columns().to_vec();
         let queries = std::mem::take(&mut self.queries).into_iter();
         let values = self::sheets(order).map(|view| order.parameters.values_of(view.query));
         let queries = queries
@@ -323,8 +323,7 @@ impl Opened {
         let written = within(self.deadline, order.limits.timeout, watch, exporting).await?;
         let snapshot = self.session.snapshot().clone();
         self.session.close().await;
-        let main = source.into_iter().zip(main.columns).collect();
-        Ok(Exported { written, columns: main, sheets: columns, snapshot })
+        Ok(Exported { written, sheets: columns, snapshot })
     }
 
     /// The sheets as the file has them: at least the main one.

@@ -303,16 +303,7 @@ async fn manifest(
         compression: order.presentation.compression,
         reader: order.presentation.reader,
         time_zone: order.definition.time_zone().name().to_owned(),
-        columns: exported
-            .columns
-            .iter()
-            .map(|(source, column)| ManifestColumn {
-                name: column.name.clone(),
-                label: column.label.clone(),
-                postgres_type: source.type_name.clone(),
-                kind: column.kind,
-            })
-            .collect(),
+        columns: manifest_columns(exported, 0),
         row_count: written.summary.rows,
         sheets: written.summary.sheets,
         sheet_list: sheet_list(order, exported),
@@ -338,23 +329,31 @@ async fn manifest(
 
 /// The sheets of the file; of a format without sheets, its rows as one.
 fn sheet_list(order: &Order<'_>, exported: &Exported) -> Vec<ManifestSheet> {
-    let names = |source: usize| -> Vec<String> {
-        let columns = exported.sheets.get(source).map_or(&[][..], Vec::as_slice);
-        columns.iter().map(|column| column.name.clone()).collect()
-    };
     let summary = &exported.written.summary;
     if summary.sheet_list.is_empty() {
         let name = order.definition.main_sheet_name().to_owned();
-        let (rows, columns) = (summary.rows, names(0));
+        let (rows, columns) = (summary.rows, manifest_columns(exported, 0));
         return vec![ManifestSheet { name, rows, columns, header_row: None }];
     }
     let sheets = summary.sheet_list.iter().map(|sheet| ManifestSheet {
         name: sheet.name.clone(),
         rows: sheet.rows,
-        columns: names(sheet.source),
+        columns: manifest_columns(exported, sheet.source),
         header_row: Some(sheet.header_row),
     });
     sheets.collect()
+}
+
+/// The columns of a sheet, from 0.
+fn manifest_columns(exported: &Exported, sheet: usize) -> Vec<ManifestColumn> {
+    let columns = exported.sheets.get(sheet).map_or(&[][..], Vec::as_slice);
+    let columns = columns.iter().map(|(source, column)| ManifestColumn {
+        name: column.name.clone(),
+        label: column.label.clone(),
+        postgres_type: source.type_name.clone(),
+        kind: column.kind,
+    });
+    columns.collect()
 }
 
 /// The largest resident set of this process so far, where `/proc` tells it.
