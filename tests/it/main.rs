@@ -18,5 +18,6 @@ mod sharing;
 mod special_values;
 mod store;
 mod templates;
+mod workbooks;
 mod worker;
 mod writer;

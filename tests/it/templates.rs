@@ -159,14 +159,27 @@ async fn every_template_gives_in_csv_and_xlsx_what_the_server_gives() {
             for format in [Format::Csv, Format::Xlsx] {
                 let what = format!("{} as {format} with {parameters}", definition.slug());
                 let execution = run(&app, &definition, parameters.clone(), format, &what).await;
-                let expected = copy(&mut server, &definition, &execution, last_sample_row).await;
                 let bytes = app.result(execution.id).await;
                 rows += execution.row_count.unwrap();
-                if format == Format::Csv {
-                    assert_same_text(&bytes, &expected, &what);
-                } else {
-                    let manifest = app.manifest(execution.id).await;
-                    assert_same_cells(&bytes, &expected, &manifest, &what);
+                let manifest = app.manifest(execution.id).await;
+                let held = manifest.sheet_list.len();
+                assert_eq!(held + manifest.sheets_left_out.len(), definition.sheets().count());
+                let counted: u64 = manifest.sheet_list.iter().map(|sheet| sheet.rows).sum();
+                assert_eq!(manifest.row_count, counted, "{what}");
+                for (index, view) in definition.sheets().enumerate().take(held) {
+                    let query = definition.statement_of(view.query);
+                    let bound = bound_to(&definition, &execution);
+                    let values = bound.values_of(view.query).map(|value| literal(&value.to_json()));
+                    let query = with_literals(query, values);
+                    let zone = definition.time_zone().name();
+                    let expected =
+                        copy(&mut server, zone, &query, &execution, last_sample_row).await;
+                    if format == Format::Csv {
+                        assert_same_text(&bytes, &expected, &what);
+                    } else {
+                        let has_totals = view.columns.iter().any(|column| column.total.is_some());
+                        assert_same_cells(&bytes, &expected, (&manifest, index), has_totals, &what);
+                    }
                 }
             }
         }
@@ -204,25 +217,31 @@ async fn run(
     execution
 }
 
-/// What `\copy (…) to … csv header` of the same query gives, with values as literals.
+fn bound_to(definition: &Definition, execution: &Execution) -> BoundParameters {
+    let stored = execution.parameters.clone().unwrap();
+    BoundParameters::from_canonical(definition, &stored).unwrap()
+}
+
+fn with_literals(mut query: String, literals: impl Iterator<Item = String>) -> String {
+    for (literal, number) in literals.zip(1..) {
+        let placeholder = format!("(${number}::");
+        assert!(query.contains(&placeholder), "{query}");
+        query = query.replace(&placeholder, &format!("({literal}::"));
+    }
+    query
+}
+
+/// What `\copy (…) to … csv header` of the same query gives.
 async fn copy(
     server: &mut PgConnection,
-    definition: &Definition,
+    zone: &str,
+    query: &str,
     execution: &Execution,
     last_sample_row: i64,
 ) -> Vec<u8> {
-    let stored = execution.parameters.clone().unwrap();
-    let bound = BoundParameters::from_canonical(definition, &stored).unwrap();
-    let mut query = definition.statement();
-    for (index, parameter) in bound.iter().enumerate() {
-        let placeholder = format!("(${}::", index + 1);
-        assert!(query.contains(&placeholder), "{query}");
-        query =
-            query.replace(&placeholder, &format!("({}::", literal(&parameter.value().to_json())));
-    }
     let mut tx = server.begin().await.unwrap();
     sqlx::query("select set_config('TimeZone', $1, true), set_config('DateStyle', 'ISO', true)")
-        .bind(definition.time_zone().name())
+        .bind(zone)
         .execute(&mut *tx)
         .await
         .unwrap();
@@ -268,32 +287,43 @@ fn assert_same_text(bytes: &[u8], expected: &[u8], what: &str) {
     }
 }
 
-/// Compares a workbook, as an independent reader sees it, with the server's CSV.
-fn assert_same_cells(bytes: &[u8], expected: &[u8], manifest: &Manifest, what: &str) {
+/// Compares a sheet, as an independent reader sees it, with the server's CSV.
+fn assert_same_cells(
+    bytes: &[u8],
+    expected: &[u8],
+    (manifest, index): (&Manifest, usize),
+    has_totals: bool,
+    what: &str,
+) {
     let mut workbook = Xlsx::new(Cursor::new(bytes)).unwrap_or_else(|e| panic!("{what}: {e}"));
     let sheets = workbook.worksheets();
-    let [(_, sheet)] = sheets.as_slice() else { panic!("{what}: one sheet") };
+    assert_eq!(sheets.len(), manifest.sheet_list.len(), "{what}");
+    let (name, sheet) = &sheets[index];
+    let listed = &manifest.sheet_list[index];
+    assert_eq!(*name, listed.name, "{what}");
+    let header = listed.header_row.unwrap() as usize - 1;
     let cell = |row: usize, column: usize| {
-        let position = (row as u32, column as u32);
+        let position = ((row + header) as u32, column as u32);
         sheet.get_value(position).unwrap_or(&Data::Empty)
     };
-    for (index, column) in manifest.columns.iter().enumerate() {
+    for (index, column) in listed.columns.iter().enumerate() {
         assert_eq!(cell(0, index), &Data::String(column.label.clone()), "{what}: header");
     }
     let mut reader = csv::Reader::from_reader(expected);
     let mut rows = 0;
     for (row, record) in reader.records().enumerate() {
         let record = record.unwrap();
-        for (index, column) in manifest.columns.iter().enumerate() {
+        for (index, column) in listed.columns.iter().enumerate() {
             let (found, text) = (cell(row + 1, index), &record[index]);
             let fits = fits(found, text, column.kind);
             assert!(fits, "{what}: {} of row {row}: {found:?} for {text:?}", column.name);
         }
         rows += 1;
     }
-    assert_eq!(manifest.row_count, rows, "{what}");
+    assert_eq!(listed.rows, rows, "{what}");
     let height = sheet.end().map_or(0, |(row, _)| u64::from(row) + 1);
-    assert!(height <= rows + 1, "{what}: no rows beyond those of the result");
+    let most = header as u64 + 1 + rows + u64::from(has_totals);
+    assert!(height <= most, "{what}: no rows beyond those of the result and its totals");
 }
 
 /// Whether a cell holds the value, in the cell's own type, that COPY shows as `text`.

@@ -14,6 +14,7 @@ use super::super::{Adjustment, Kind, Numeric, NumericSign};
 use super::*;
 
 mod layout;
+mod readers;
 
 /// Four base-10,000 digits in PostgreSQL's order: 1234567890.123.
 const DIGITS: [u8; 8] = [0, 12, 0x0D, 0x80, 0x1E, 0xD2, 0x04, 0xCE];

@@ -209,14 +209,19 @@ fn comparable(file: &[u8]) -> Vec<(String, String)> {
     parts
 }
 
-#[test]
-fn a_layout_is_part_by_part_the_librarys() {
+/// A workbook with a layout, ours and the library's.
+pub(super) fn both() -> (Vec<u8>, Vec<u8>) {
     let shares = [250, 500, 125].map(thousandths);
     let numbers = [vec![Cell::Int(1)], vec![Cell::Int(2)]];
     let sheets: [&[Vec<Cell<'_>>]; 2] = [&rows(&shares), &numbers];
     let (ours, summary) = with_sheets(layout(), vec![second()], &sheets, None, Limits::EXCEL);
     assert_eq!((summary.rows, summary.sheets), (5, 2));
-    let library = by_the_library_alone();
+    (ours, by_the_library_alone())
+}
+
+#[test]
+fn a_layout_is_part_by_part_the_librarys() {
+    let (ours, library) = both();
     for (ours, library) in comparable(&ours).iter().zip(&comparable(&library)) {
         assert_eq!(ours, library);
     }
