@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+mod batch;
 pub mod decode;
 pub mod definition;
 pub mod error;
 pub mod manifest;
 pub mod parameters;
 pub mod pipeline;
+mod reading;
 pub mod source;
 pub mod sql;
 
