@@ -36,6 +36,11 @@ impl Batch {
         self.rows
     }
 
+    /// Bytes of its values and their lengths.
+    pub const fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether it should be handed on.
     pub const fn is_full(&self) -> bool {
         self.rows >= MAX_ROWS || self.bytes.len() >= FULL_BYTES

@@ -16,8 +16,9 @@ pub mod error;
 pub mod manifest;
 pub mod parameters;
 pub mod pipeline;
-mod reading;
+pub mod reading;
 pub mod source;
+pub mod split;
 pub mod sql;
 
 use crate::config::ReportConfig;
@@ -26,10 +27,12 @@ use definition::{Definition, OnLimit};
 use error::ReportError;
 use parameters::BoundParameters;
 use pipeline::{Ceiling, Destination, Layout, Watch, Written};
+use reading::Reading;
 use source::{
-    CheckedQuery, Estimate, ReportDatabase, ServerProcess, Session, SessionLimits, Snapshot,
+    CheckedQuery, Estimate, Key, ReportDatabase, ServerProcess, Session, SessionLimits, Snapshot,
     SourceColumn,
 };
+use split::{Connecting, Prepared, Split};
 
 /// One run of a report.
 #[derive(Debug)]
@@ -91,6 +94,8 @@ pub struct Limits {
     pub lock_timeout: Duration,
     /// Rows, bytes, and what happens over them.
     pub ceiling: Ceiling,
+    /// Connections, where the definition names a key to split by.
+    pub split: Split,
 }
 
 impl Limits {
@@ -108,6 +113,7 @@ impl Limits {
                 max_bytes: lower(own.max_bytes, config.max_bytes),
                 truncate: own.on_limit == OnLimit::Truncate,
             },
+            split: Split { connections: config.split_connections.get(), ranges: None },
         }
     }
 }
@@ -117,7 +123,12 @@ impl Limits {
 pub struct Opened {
     session: Session,
     query: CheckedQuery,
+    /// The column to split by.
+    key: Option<Key>,
     deadline: Instant,
+    /// Where further connections come from.
+    database: ReportDatabase,
+    limits: SessionLimits,
 }
 
 /// What a run produced.
@@ -129,6 +140,8 @@ pub struct Exported {
     pub columns: Vec<(SourceColumn, Column)>,
     /// What was read.
     pub snapshot: Snapshot,
+    /// In how many ranges of the definition's `split_by`; 1 as a whole.
+    pub ranges: usize,
 }
 
 /// Connects, takes the snapshot and has the server check the query.
@@ -149,11 +162,17 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
         if order.format == Format::Parquet {
             session.find_precisions(&mut query, || order.parameters.values()).await?;
         }
-        Ok(Opened { session, query, deadline })
+        let key = split_key(order.definition, &query)?;
+        Ok((session, query, key))
     };
-    tokio::time::timeout_at(deadline, opening)
+    let (session, query, key) = tokio::time::timeout_at(deadline, opening)
         .await
-        .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))
+        .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))?;
+    Ok(Opened { session, query, key, deadline, database: database.clone(), limits })
+}
+
+fn split_key(definition: &Definition, query: &CheckedQuery) -> Result<Option<Key>, ReportError> {
+    definition.split_by().map(|name| split::key(name, &query.columns)).transpose()
 }
 
 /// Asks the planner what a run would take.
@@ -187,6 +206,7 @@ pub async fn check(
     };
     let mut session = database.begin(&limits, "registrar report validate").await?;
     let query = session.check(&definition.statement()).await?;
+    split_key(definition, &query)?;
     // Rights do not depend on values: NULL for each parameter plans as well as any.
     let nulls = vec![parameters::Value::Null; definition.parameters().len()];
     session.explain(&query, nulls.iter()).await?;
@@ -221,13 +241,13 @@ impl Opened {
     /// # Errors
     /// [`ReportError`]
     pub async fn export(
-        mut self,
+        self,
         order: &Order<'_>,
         part_bytes: usize,
         destination: &mut Destination,
         watch: &Arc<Watch>,
     ) -> Result<Exported, ReportError> {
-        let source = std::mem::take(&mut self.query.columns);
+        let source = self.query.columns.clone();
         let columns = file_columns(order.definition, &source);
         let layout = Layout {
             format: order.format,
@@ -235,14 +255,55 @@ impl Opened {
             options: options(order),
             part_bytes,
         };
-        let rows = self.session.rows(&self.query, order.parameters.values())?;
-        let exporting =
-            pipeline::run(rows, source.clone(), layout, order.limits.ceiling, destination, watch);
-        let written = within(self.deadline, order.limits.timeout, watch, exporting).await?;
-        let snapshot = self.session.snapshot().clone();
-        self.session.close().await;
+        let (snapshot, deadline) = (self.session.snapshot().clone(), self.deadline);
+        let ceiling = order.limits.ceiling;
+        let exporting = async {
+            let query = self.query.clone();
+            let prepared = tokio::select! {
+                prepared = self.prepare(order) => prepared?,
+                () = watch.stop.cancelled() => return Err(ReportError::Stopped),
+            };
+            let source = source.clone();
+            match prepared {
+                Prepared::Whole(mut session) => {
+                    let rows = session.rows(&query, order.parameters.values())?;
+                    let written = pipeline::run(
+                        Reading::Rows(rows),
+                        source,
+                        layout,
+                        ceiling,
+                        destination,
+                        watch,
+                    )
+                    .await?;
+                    session.close().await;
+                    Ok((written, 1))
+                }
+                Prepared::Parts(parts) => {
+                    let ranges = parts.ranges();
+                    let reading = Reading::Parts(parts);
+                    let written =
+                        pipeline::run(reading, source, layout, ceiling, destination, watch).await?;
+                    Ok((written, ranges))
+                }
+            }
+        };
+        let (written, ranges) = within(deadline, order.limits.timeout, watch, exporting).await?;
         let columns = source.into_iter().zip(columns).collect();
-        Ok(Exported { written, columns, snapshot })
+        Ok(Exported { written, columns, snapshot, ranges })
+    }
+
+    /// Opens further connections where the definition names a key and splitting by it pays.
+    async fn prepare(self, order: &Order<'_>) -> Result<Prepared, ReportError> {
+        let Self { session, query, key, deadline: _, database, limits } = self;
+        match key {
+            Some(key) if order.limits.split.connections > 1 => {
+                let values = order.parameters.values().cloned().collect();
+                let connecting = Connecting { database: &database, limits: &limits };
+                split::prepare(session, &query, key, values, order.limits.split, connecting).await
+            }
+            Some(_) | None => Ok(Prepared::Whole(session)),
+        }
     }
 }
 

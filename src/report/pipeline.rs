@@ -13,16 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use sha2::{Digest, Sha256};
-use sqlx::postgres::PgRow;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Values;
 use super::error::ReportError;
-use super::reading::{self, Gate, Message};
+use super::reading::{Gate, Message, Reading};
 use super::source::SourceColumn;
 use crate::store::Upload;
 use crate::writer::{self, Column, Format, Options, Summary, WriteError};
@@ -129,7 +127,7 @@ pub struct Layout {
 /// # Errors
 /// [`ReportError`]
 pub async fn run(
-    rows: BoxStream<'_, Result<PgRow, sqlx::Error>>,
+    reading: Reading<'_>,
     source: Vec<SourceColumn>,
     layout: Layout,
     ceiling: Ceiling,
@@ -150,7 +148,7 @@ pub async fn run(
     };
     // Whichever side fails first ends the others: its channel closes.
     let moved = tokio::select! {
-        moved = futures::future::try_join(reading::read(rows, gate), sending) => moved.map(|_| ()),
+        moved = futures::future::try_join(reading.read(gate), sending) => moved.map(|_| ()),
         () = watch.stop.cancelled() => Err(ReportError::Stopped),
     };
     drop(outgoing);

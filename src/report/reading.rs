@@ -11,9 +11,36 @@ use tokio::sync::mpsc;
 use super::batch::Batch;
 use super::error::ReportError;
 use super::pipeline::{Ceiling, Watch};
+use super::split::Parts;
 
-/// Reads until there are no more rows, or one more than there may be.
-pub(super) async fn read(
+/// Where the rows come from.
+pub enum Reading<'s> {
+    /// One connection.
+    Rows(BoxStream<'s, Result<PgRow, sqlx::Error>>),
+    /// Several connections, which are closed at the end.
+    Parts(Box<Parts>),
+}
+
+impl std::fmt::Debug for Reading<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Rows(_) => "Reading::Rows",
+            Self::Parts(_) => "Reading::Parts",
+        })
+    }
+}
+
+impl Reading<'_> {
+    /// Reads until there are no more rows, or one more than there may be.
+    pub(super) async fn read(self, gate: Gate<'_>) -> Result<(), ReportError> {
+        match self {
+            Self::Rows(rows) => read_rows(rows, gate).await,
+            Self::Parts(parts) => parts.read(gate).await,
+        }
+    }
+}
+
+async fn read_rows(
     mut rows: BoxStream<'_, Result<PgRow, sqlx::Error>>,
     mut gate: Gate<'_>,
 ) -> Result<(), ReportError> {
@@ -59,6 +86,11 @@ impl<'w> Gate<'w> {
         watch: &'w Watch,
     ) -> Self {
         Self { batches, ceiling, columns, rows: 0, watch }
+    }
+
+    /// How many columns a row has.
+    pub const fn columns(&self) -> usize {
+        self.columns
     }
 
     /// How many more rows may come.

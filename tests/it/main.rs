@@ -12,6 +12,7 @@ mod postgres;
 mod queue;
 mod sandbox;
 mod special_values;
+mod split;
 mod store;
 mod templates;
 mod worker;

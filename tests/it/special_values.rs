@@ -17,6 +17,7 @@ use parquet::record::Field;
 use registrar::report::decode::Decoder;
 use registrar::report::parameters::Value;
 use registrar::report::pipeline::{self, Ceiling, Destination, Layout, Watch};
+use registrar::report::reading::Reading;
 use registrar::report::source::{CheckedQuery, ReportDatabase, Session, SessionLimits};
 use registrar::writer::{Column, Format, Kind, Options, Precision, Summary};
 use sqlx::postgres::PgConnectOptions;
@@ -164,7 +165,9 @@ async fn write(session: &mut Session, query: &CheckedQuery, format: Format) -> (
     let writing = async move {
         let mut destination = Destination::Stream(Box::new(stream));
         let watch = Arc::new(Watch::default());
-        pipeline::run(rows, source, layout, ceiling, &mut destination, &watch).await.unwrap()
+        pipeline::run(Reading::Rows(rows), source, layout, ceiling, &mut destination, &watch)
+            .await
+            .unwrap()
     };
     let mut file = Vec::new();
     let (written, read) = tokio::join!(writing, end.read_to_end(&mut file));
