@@ -128,6 +128,8 @@ pub struct ReportConfig {
     pub lock_timeout_ms: NonZeroU32,
     /// Days that results are kept.
     pub expires_after_days: NonZeroU32,
+    /// Connections of a report that is read in ranges.
+    pub split_connections: NonZeroUsize,
 }
 
 /// `[idempotency]`
@@ -223,6 +225,9 @@ impl Config {
         }
         if self.database.max_connections.get() < 5 {
             return invalid("database.max_connections", "at least 5");
+        }
+        if self.report.split_connections.get() > 16 {
+            return invalid("report.split_connections", "at most 16");
         }
         if self.report.max_attempts.get() > 100 {
             return invalid("report.max_attempts", "at most 100");

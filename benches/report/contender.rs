@@ -21,10 +21,16 @@ pub enum Contender {
     Csv,
     /// Ours, to S3.
     CsvS3,
+    /// Ours, to a folder, read over several connections.
+    CsvSplit,
     /// Ours, to a folder.
     Xlsx,
     /// Ours, to S3.
     XlsxS3,
+    /// Ours, to a folder.
+    Parquet,
+    /// Ours, to a folder.
+    Ndjson,
     /// `psql \copy … csv` to a file.
     PsqlCopy,
     /// `COPY … TO '/dev/null'` by the server, text.
@@ -43,13 +49,16 @@ pub enum Contender {
 
 impl Contender {
     /// All, in the order in which they are run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Idle,
         Self::Csv,
         Self::PsqlCopy,
         Self::CsvS3,
+        Self::CsvSplit,
         Self::Xlsx,
         Self::XlsxS3,
+        Self::Parquet,
+        Self::Ndjson,
         Self::ServerCopyText,
         Self::ServerCopyBinary,
         Self::RustXlsxwriter,
@@ -64,8 +73,11 @@ impl Contender {
             Self::Idle => "idle",
             Self::Csv => "csv",
             Self::CsvS3 => "csv_s3",
+            Self::CsvSplit => "csv_split",
             Self::Xlsx => "xlsx",
             Self::XlsxS3 => "xlsx_s3",
+            Self::Parquet => "parquet",
+            Self::Ndjson => "ndjson",
             Self::PsqlCopy => "psql_copy",
             Self::ServerCopyText => "server_copy_text",
             Self::ServerCopyBinary => "server_copy_binary",
@@ -130,6 +142,11 @@ impl Place {
             Contender::Idle => return Ok((self.ours(rows, contender, &[])?, None)),
             Contender::Csv => self.ours(rows, contender, &["--format", "csv"])?,
             Contender::Xlsx => self.ours(rows, contender, &["--format", "xlsx"])?,
+            Contender::Parquet => self.ours(rows, contender, &["--format", "parquet"])?,
+            Contender::Ndjson => self.ours(rows, contender, &["--format", "ndjson"])?,
+            Contender::CsvSplit => {
+                self.ours(rows, contender, &["--format", "csv", "--split-by", "id"])?
+            }
             Contender::CsvS3 => {
                 self.ours(rows, contender, &["--format", "csv", "--s3", &self.s3.endpoint])?
             }

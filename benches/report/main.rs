@@ -81,7 +81,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new()?;
     match cli.role {
         None => session::run(&cli.session)?,
-        Some(Role::Ours(arguments)) => runtime.block_on(ours::run(&arguments))?,
+        // On a thread of the runtime, where the worker has its attempts.
+        Some(Role::Ours(arguments)) => runtime.block_on(runtime.spawn(ours::run(arguments)))??,
         Some(Role::RustXlsxwriter(arguments)) => {
             runtime.block_on(rust_xlsxwriter::run(&arguments))?;
         }

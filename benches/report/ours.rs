@@ -42,7 +42,7 @@ pub struct OursArgs {
 }
 
 /// Runs one export and tells on standard output what it took.
-pub async fn run(arguments: &OursArgs) -> anyhow::Result<()> {
+pub async fn run(arguments: OursArgs) -> anyhow::Result<()> {
     let overrides = Overrides { file: None, database_url: Some(arguments.database_url.clone()) };
     let mut config = Config::load(&overrides)?;
     match &arguments.s3 {
@@ -53,7 +53,7 @@ pub async fn run(arguments: &OursArgs) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = Store::open(&config.store)?;
     let database = ReportDatabase::new(arguments.database_url.parse()?);
-    let definition = definition(arguments)?;
+    let definition = definition(&arguments)?;
     let parameters = BoundParameters::from_canonical(&definition, &serde_json::json!({}))
         .map_err(|_| anyhow::anyhow!("the query has no parameters"))?;
     let order = Order {

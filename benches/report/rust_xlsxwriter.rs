@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use futures::TryStreamExt;
 use registrar::report::decode::Decoder;
-use registrar::writer::{Cell, Numeric, NumericSign};
+use registrar::writer::{Cell, Kind, Numeric, NumericSign};
 use rust_xlsxwriter::{Format, Workbook, Worksheet};
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Column, ConnectOptions, Row, SqlSafeStr, ValueRef};
@@ -103,15 +103,15 @@ fn begin(sheet: &mut Worksheet, row: &PgRow) -> anyhow::Result<Vec<Decoder>> {
         let decoder = Decoder::for_oid(oid);
         let decoder =
             decoder.ok_or_else(|| anyhow::anyhow!("no decoder for {}", column.type_info()))?;
-        match decoder {
-            Decoder::Date => {
-                sheet.set_column_format(index, &Format::new().set_num_format("yyyy-mm-dd"))?;
-            }
-            Decoder::TimestampTz => {
-                let format = Format::new().set_num_format("yyyy-mm-dd hh:mm:ss");
-                sheet.set_column_format(index, &format)?;
-            }
-            _ => {}
+        // The same as in our file, so that the sizes can be compared.
+        let format = match decoder.kind() {
+            Kind::Int => Some("0"),
+            Kind::Date => Some("yyyy-mm-dd"),
+            Kind::TimestampTz => Some("yyyy-mm-dd hh:mm:ss"),
+            _ => None,
+        };
+        if let Some(format) = format {
+            sheet.set_column_format(index, &Format::new().set_num_format(format))?;
         }
         decoders.push(decoder);
     }
@@ -144,13 +144,14 @@ fn push(sheet: &mut Worksheet, row: u32, column: u16, cell: Cell<'_>) -> anyhow:
     Ok(())
 }
 
+/// The nearest number, as reading the decimal's text would give it.
 fn number(value: &Numeric<'_>) -> f64 {
-    let digits = value.digits.chunks_exact(2);
-    let mut weight = i32::from(value.weight);
-    let mut sum = 0.0;
-    for digit in digits {
-        sum += f64::from(u16::from_be_bytes([digit[0], digit[1]])) * 10_000_f64.powi(weight);
-        weight -= 1;
+    let mut scale = 0;
+    let mut whole = 0.0;
+    for digit in value.digits.chunks_exact(2) {
+        whole = whole * 10_000.0 + f64::from(u16::from_be_bytes([digit[0], digit[1]]));
+        scale += 1;
     }
-    if value.sign == NumericSign::Negative { -sum } else { sum }
+    let magnitude = whole / 10_000_f64.powi(scale - 1 - i32::from(value.weight));
+    if value.sign == NumericSign::Negative { -magnitude } else { magnitude }
 }

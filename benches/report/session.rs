@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{BufRead, BufReader, Write, stderr, stdout};
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -56,6 +58,7 @@ pub fn run(arguments: &SessionArgs) -> anyhow::Result<()> {
         python: arguments.python.clone(),
     };
     let chosen = chosen(arguments)?;
+    let began = Instant::now();
     say(&format!("making tables of {rows} rows"))?;
     measure(place.psql(&data::tables(rows)))?;
     for statement in data::SETTLE {
@@ -84,7 +87,7 @@ pub fn run(arguments: &SessionArgs) -> anyhow::Result<()> {
     say(&format!("load of the machine after: {}", load()))?;
     let path = arguments.target.join("bench.json");
     std::fs::write(&path, serde_json::to_vec_pretty(&report)?)?;
-    say(&format!("wrote {}", path.display()))
+    say(&format!("wrote {} after {:.0} s", path.display(), began.elapsed().as_secs_f64()))
 }
 
 fn chosen(arguments: &SessionArgs) -> anyhow::Result<Vec<(usize, Contender)>> {
@@ -114,7 +117,26 @@ fn check_bytes(place: &Place, chosen: &[(usize, Contender)]) -> anyhow::Result<(
         let equal = are_equal(&place.file(contender), &theirs)?;
         ensure!(equal, "the file of {} differs from psql's", contender.name());
     }
+    if ran(Contender::CsvSplit) {
+        let ours = digest_of_lines(&place.file(Contender::CsvSplit))?;
+        ensure!(ours == digest_of_lines(&theirs)?, "the split file has other lines than psql's");
+    }
     Ok(())
+}
+
+/// How many lines a file has, and a sum over them that does not depend on their order: the query
+/// has none, and a range may be planned otherwise than the whole.
+fn digest_of_lines(path: &Path) -> anyhow::Result<(u64, u64)> {
+    let mut file = BufReader::new(File::open(path)?);
+    let (mut line, mut count, mut sum) = (Vec::new(), 0, 0_u64);
+    while file.read_until(b'\n', &mut line)? > 0 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&line);
+        sum = sum.wrapping_add(hasher.finish());
+        count += 1;
+        line.clear();
+    }
+    Ok((count, sum))
 }
 
 fn are_equal(one: &Path, other: &Path) -> anyhow::Result<bool> {
@@ -166,13 +188,16 @@ fn shown(value: Option<f64>, decimals: usize) -> String {
 /// The comparisons: name → ours, theirs, ratio (above 1: ours is faster or smaller), runs, unit.
 fn report(results: &Results, rows: u64, small_rows: u64) -> Map<String, Value> {
     use Contender::{
-        Csv, CsvS3, PsqlCopy, PythonOpenpyxl, PythonXlsxwriter, RustXlsxwriter,
-        RustXlsxwriterLevel3, ServerCopyBinary, ServerCopyText, Xlsx, XlsxS3,
+        Csv, CsvS3, CsvSplit, Ndjson, Parquet, PsqlCopy, PythonOpenpyxl, PythonXlsxwriter,
+        RustXlsxwriter, RustXlsxwriterLevel3, ServerCopyBinary, ServerCopyText, Xlsx, XlsxS3,
     };
     let mut report = Map::new();
     for (name, rows, ours, theirs) in [
         ("csv_vs_psql_copy", rows, Csv, PsqlCopy),
         ("csv_s3_vs_psql_copy", rows, CsvS3, PsqlCopy),
+        ("csv_split_vs_psql_copy", rows, CsvSplit, PsqlCopy),
+        ("parquet_vs_psql_copy", rows, Parquet, PsqlCopy),
+        ("ndjson_vs_psql_copy", rows, Ndjson, PsqlCopy),
         ("csv_vs_server_copy_text", rows, Csv, ServerCopyText),
         ("csv_vs_server_copy_binary", rows, Csv, ServerCopyBinary),
         ("xlsx_vs_our_csv", rows, Xlsx, Csv),
@@ -199,6 +224,7 @@ fn report(results: &Results, rows: u64, small_rows: u64) -> Map<String, Value> {
     for (name, rows, ours) in [
         ("csv_peak_mib", rows, Csv),
         ("csv_s3_peak_mib", rows, CsvS3),
+        ("csv_split_peak_mib", rows, CsvSplit),
         ("xlsx_peak_mib", rows, Xlsx),
         ("csv_peak_mib_small", small_rows, Csv),
         ("xlsx_peak_mib_small", small_rows, Xlsx),
@@ -240,13 +266,14 @@ fn add(
 
 fn print_report(report: &Map<String, Value>) -> anyhow::Result<()> {
     let mut out = stdout().lock();
-    writeln!(out, "\n{:32} {:>9} {:>9} {:>7}  unit", "", "ours", "theirs", "ratio")?;
+    writeln!(out, "\n{:32} {:>9} {:>9} {:>9} {:>7}  unit", "", "rows", "ours", "theirs", "ratio")?;
     for (name, entry) in report {
         let number = |key: &str| entry[key].as_f64().unwrap_or_default();
         let unit = entry["unit"].as_str().unwrap_or_default();
         writeln!(
             out,
-            "{name:32} {:>9.3} {:>9.3} {:>7.2}  {unit}",
+            "{name:32} {:>9} {:>9.3} {:>9.3} {:>7.2}  {unit}",
+            entry["rows"].as_u64().unwrap_or_default(),
             number("ours"),
             number("theirs"),
             number("ratio")

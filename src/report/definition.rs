@@ -13,7 +13,7 @@
 //! permission = "reports.enrollments"       # codename; left out: every user may run it
 //! time_zone = "Africa/Gaborone"            # IANA name, default UTC
 //! tags = ["registry"]
-//! split_by = "id"                          # column by which the rows could be read in ranges
+//! split_by = "id"                          # column to read in ranges by, see report/split
 //! sheet_name = "Programmes"                # of the main sheet; left out: the title
 //!
 //! [[parameter]]                            # one for each :name in the SQL
@@ -372,7 +372,8 @@ impl Definition {
         self.expires_after_days
     }
 
-    /// The column by which the result could be read in ranges over several connections.
+    /// The column by which the result may be read in ranges over several connections. The rows come
+    /// in ascending order of it, NULL last: a query that is ordered must be ordered by it.
     pub fn split_by(&self) -> Option<&str> {
         self.split_by.as_deref()
     }

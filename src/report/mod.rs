@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+mod batch;
 pub mod choices;
 pub mod decode;
 pub mod definition;
@@ -17,7 +18,9 @@ pub mod layout;
 pub mod manifest;
 pub mod parameters;
 pub mod pipeline;
+pub mod reading;
 pub mod source;
+pub mod split;
 pub mod sql;
 
 use crate::config::ReportConfig;
@@ -28,11 +31,13 @@ use definition::{Definition, OnLimit, SheetView};
 use error::ReportError;
 use layout::RunLabel;
 use parameters::BoundParameters;
-use pipeline::{Ceiling, Destination, Layout, Query, Watch, Written};
+use pipeline::{Ceiling, Destination, Layout, Watch, Written};
+use reading::{Query, Reading};
 use source::{
-    CheckedQuery, Estimate, ReportDatabase, ServerProcess, Session, SessionLimits, Snapshot,
+    CheckedQuery, Estimate, Key, ReportDatabase, ServerProcess, Session, SessionLimits, Snapshot,
     SourceColumn,
 };
+use split::{Connecting, Prepared, Split};
 
 /// One run of a report.
 #[derive(Debug)]
@@ -94,6 +99,8 @@ pub struct Limits {
     pub lock_timeout: Duration,
     /// Rows, bytes, and what happens over them.
     pub ceiling: Ceiling,
+    /// Connections, where the definition names a key to split by.
+    pub split: Split,
 }
 
 impl Limits {
@@ -111,6 +118,7 @@ impl Limits {
                 max_bytes: lower(own.max_bytes, config.max_bytes),
                 truncate: own.on_limit == OnLimit::Truncate,
             },
+            split: Split { connections: config.split_connections.get(), ranges: None },
         }
     }
 }
@@ -123,6 +131,11 @@ pub struct Opened {
     queries: Vec<CheckedQuery>,
     deadline: Instant,
     label: RunLabel,
+    /// The column to split by.
+    key: Option<Key>,
+    /// Where further connections come from.
+    database: ReportDatabase,
+    limits: SessionLimits,
 }
 
 /// What a run produced.
@@ -134,6 +147,8 @@ pub struct Exported {
     pub sheets: Vec<Vec<(SourceColumn, Column)>>,
     /// What was read.
     pub snapshot: Snapshot,
+    /// In how many ranges of the definition's `split_by`; 1 as a whole.
+    pub ranges: usize,
 }
 
 /// Connects, takes the snapshot and has the server check the query.
@@ -151,7 +166,7 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
     let opening = async {
         let mut session = database.begin(&limits, &order.name).await?;
         let mut queries = Vec::new();
-        for view in sheets(order) {
+        for view in sheets_of(order) {
             let mut query = session.check(&order.definition.statement_of(view.query)).await?;
             if order.format == Format::Parquet {
                 let values = || order.parameters.values_of(view.query);
@@ -159,11 +174,22 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
             }
             queries.push(query);
         }
-        Ok(Opened { session, queries, deadline, label: RunLabel::default() })
+        let key = match queries.as_slice() {
+            [query] => split_key(order.definition, query)?,
+            // Sheets are read one after another, on one connection.
+            _ => None,
+        };
+        Ok((session, queries, key))
     };
-    tokio::time::timeout_at(deadline, opening)
+    let (session, queries, key) = tokio::time::timeout_at(deadline, opening)
         .await
-        .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))
+        .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))?;
+    let (label, database) = (RunLabel::default(), database.clone());
+    Ok(Opened { session, queries, key, deadline, label, database, limits })
+}
+
+fn split_key(definition: &Definition, query: &CheckedQuery) -> Result<Option<Key>, ReportError> {
+    definition.split_by().map(|name| split::key(name, &query.columns)).transpose()
 }
 
 /// Asks the planner what a run would take.
@@ -175,11 +201,15 @@ pub async fn estimate(
     order: &Order<'_>,
 ) -> Result<Estimate, ReportError> {
     let mut opened = open(database, order).await?;
-    let mut sum = Ok(Estimate { rows: 0.0, cost: 0.0 });
-    for (view, query) in sheets(order).zip(&opened.queries) {
+    let mut sum = Ok(Estimate { rows: 0.0, cost: 0.0, row_bytes: 0.0 });
+    for (view, query) in sheets_of(order).zip(&opened.queries) {
         let estimate = opened.session.explain(query, order.parameters.values_of(view.query)).await;
         sum = sum.and_then(|sum: Estimate| {
-            estimate.map(|e| Estimate { rows: sum.rows + e.rows, cost: sum.cost + e.cost })
+            estimate.map(|e| Estimate {
+                rows: sum.rows + e.rows,
+                cost: sum.cost + e.cost,
+                row_bytes: sum.row_bytes.max(e.row_bytes),
+            })
         });
     }
     opened.close().await;
@@ -187,7 +217,7 @@ pub async fn estimate(
 }
 
 /// The sheets of a definition that a file of the order's format holds.
-fn sheets<'a>(order: &Order<'a>) -> impl Iterator<Item = SheetView<'a>> + use<'a> {
+fn sheets_of<'a>(order: &Order<'a>) -> impl Iterator<Item = SheetView<'a>> + use<'a> {
     let count = if order.format == Format::Xlsx { usize::MAX } else { 1 };
     order.definition.sheets().take(count)
 }
@@ -250,8 +280,11 @@ pub async fn check(
     };
     let mut session = database.begin(&limits, "registrar report validate").await?;
     let mut problems = Vec::new();
-    for view in definition.sheets() {
+    for (index, view) in definition.sheets().enumerate() {
         let query = session.check(&definition.statement_of(view.query)).await?;
+        if index == 0 {
+            split_key(definition, &query)?;
+        }
         // Rights do not depend on values: NULL for each parameter plans as well as any.
         let nulls = vec![parameters::Value::Null; view.query.names().len()];
         session.explain(&query, nulls.iter()).await?;
@@ -294,7 +327,7 @@ impl Opened {
     /// # Errors
     /// [`ReportError`]
     pub async fn export(
-        mut self,
+        self,
         order: &Order<'_>,
         part_bytes: usize,
         destination: &mut Destination,
@@ -312,25 +345,65 @@ impl Opened {
             options: Options { layout: main.layout, more_sheets: sheets, ..options(order) },
             part_bytes,
         };
-        let queries = std::mem::take(&mut self.queries).into_iter();
-        let values = self::sheets(order).map(|view| order.parameters.values_of(view.query));
-        let queries = queries
-            .zip(values)
-            .map(|(checked, values)| Query { checked, values: values.collect() });
-        let (queries, ceiling) = (queries.collect(), order.limits.ceiling);
-        let exporting =
-            pipeline::run(&mut self.session, queries, layout, ceiling, destination, watch);
-        let written = within(self.deadline, order.limits.timeout, watch, exporting).await?;
-        let snapshot = self.session.snapshot().clone();
-        self.session.close().await;
-        Ok(Exported { written, sheets: columns, snapshot })
+        let (snapshot, deadline) = (self.session.snapshot().clone(), self.deadline);
+        let ceiling = order.limits.ceiling;
+        let queries = self.queries.clone();
+        let sources = queries.iter().map(|query| query.columns.clone()).collect();
+        let exporting = async {
+            let prepared = tokio::select! {
+                prepared = self.prepare(order) => prepared?,
+                () = watch.stop.cancelled() => return Err(ReportError::Stopped),
+            };
+            match prepared {
+                Prepared::Whole(mut session) => {
+                    let values =
+                        sheets_of(order).map(|view| order.parameters.values_of(view.query));
+                    let queries = queries
+                        .into_iter()
+                        .zip(values)
+                        .map(|(checked, values)| Query { checked, values: values.collect() });
+                    let reading = Reading::Queries(&mut session, queries.collect());
+                    let written =
+                        pipeline::run(reading, sources, layout, ceiling, destination, watch)
+                            .await?;
+                    session.close().await;
+                    Ok((written, 1))
+                }
+                Prepared::Parts(parts) => {
+                    let ranges = parts.ranges();
+                    let reading = Reading::Parts(parts);
+                    let written =
+                        pipeline::run(reading, sources, layout, ceiling, destination, watch)
+                            .await?;
+                    Ok((written, ranges))
+                }
+            }
+        };
+        let (written, ranges) = within(deadline, order.limits.timeout, watch, exporting).await?;
+        Ok(Exported { written, sheets: columns, snapshot, ranges })
+    }
+
+    /// Opens further connections where the definition names a key and splitting by it pays.
+    async fn prepare(self, order: &Order<'_>) -> Result<Prepared, ReportError> {
+        let Self { session, queries, key, deadline: _, label: _, database, limits } = self;
+        match (key, queries.as_slice()) {
+            (Some(key), [query]) if order.limits.split.connections > 1 => {
+                let values = sheets_of(order)
+                    .flat_map(|view| order.parameters.values_of(view.query))
+                    .cloned()
+                    .collect();
+                let connecting = Connecting { database: &database, limits: &limits };
+                split::prepare(session, query, key, values, order.limits.split, connecting).await
+            }
+            _ => Ok(Prepared::Whole(session)),
+        }
     }
 
     /// The sheets as the file has them: at least the main one.
     fn sheets(&self, order: &Order<'_>) -> Result<Vec<Sheet>, ReportError> {
         let Order { definition, parameters, .. } = order;
         let snapshot = self.session.snapshot();
-        sheets(order)
+        sheets_of(order)
             .zip(&self.queries)
             .map(|(view, query)| {
                 let title = layout::title(&view, definition, parameters, snapshot, &self.label);

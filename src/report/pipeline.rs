@@ -13,27 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
 use sha2::{Digest, Sha256};
-use sqlx::postgres::PgRow;
-use sqlx::{Row, ValueRef};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::Values;
 use super::error::ReportError;
-use super::parameters::Value;
-use super::source::{CheckedQuery, Session, SourceColumn};
+use super::reading::{Gate, Message, Reading};
+use super::source::SourceColumn;
 use crate::store::Upload;
 use crate::writer::{self, Column, Format, Options, Summary, WriteError};
 
 /// Batches between the reader and the writer.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// A batch is handed on at this many rows …
-const BATCH_ROWS: usize = 256;
-/// … or at this many bytes of values, whichever comes first.
-const BATCH_BYTES: usize = 256 * 1024;
 
 /// Where the file goes.
 pub enum Destination {
@@ -129,31 +122,14 @@ pub struct Layout {
     pub part_bytes: usize,
 }
 
-/// A query of a run, with the values of its parameters.
-#[derive(Debug)]
-pub struct Query<'a> {
-    /// The query as the server has checked it.
-    pub checked: CheckedQuery,
-    /// The values in the order of its placeholders.
-    pub values: Vec<&'a Value>,
-}
-
-enum Message {
-    Rows(Vec<PgRow>),
-    /// What follows are the rows of the next query.
-    NextSheet,
-    /// There are no more rows; the sentence says why, if there were some.
-    End(Option<String>),
-}
-
-/// Runs queries one after another, a sheet each, into one file. On an error nothing is visible:
-/// what was sent is taken back.
+/// Runs the pipeline to its end; `sources` are the columns of each sheet's query. On an error
+/// nothing is visible: what was sent is taken back.
 ///
 /// # Errors
 /// [`ReportError`]
 pub async fn run(
-    session: &mut Session,
-    queries: Vec<Query<'_>>,
+    reading: Reading<'_>,
+    sources: Vec<Vec<SourceColumn>>,
     layout: Layout,
     ceiling: Ceiling,
     destination: &mut Destination,
@@ -162,9 +138,9 @@ pub async fn run(
     let (batches, incoming) = mpsc::channel(BATCHES_IN_FLIGHT);
     let (parts, mut outgoing) = mpsc::channel::<Bytes>(1);
     let sink = PartSink::new(parts, layout.part_bytes, Arc::clone(watch));
-    let source: Vec<_> = queries.iter().map(|query| query.checked.columns.clone()).collect();
+    let gate = Gate::new(batches, ceiling, sources.first().map_or(0, Vec::len), watch);
     let writing =
-        tokio::task::spawn_blocking(move || write(incoming, &source, layout, ceiling, sink));
+        tokio::task::spawn_blocking(move || write(incoming, &sources, layout, ceiling, sink));
     let sending = async {
         while let Some(part) = outgoing.recv().await {
             destination.put(part).await?;
@@ -173,9 +149,7 @@ pub async fn run(
     };
     // Whichever side fails first ends the others: its channel closes.
     let moved = tokio::select! {
-        moved = futures::future::try_join(read_all(session, queries, batches, ceiling, watch), sending) => {
-            moved.map(|_| ())
-        }
+        moved = futures::future::try_join(reading.read(gate), sending) => moved.map(|_| ()),
         () = watch.stop.cancelled() => Err(ReportError::Stopped),
     };
     drop(outgoing);
@@ -200,77 +174,6 @@ pub async fn run(
     done
 }
 
-/// Reads the rows of each query in turn. The limit of rows is that of all of them together.
-async fn read_all(
-    session: &mut Session,
-    queries: Vec<Query<'_>>,
-    batches: mpsc::Sender<Message>,
-    ceiling: Ceiling,
-    watch: &Watch,
-) -> Result<(), ReportError> {
-    let mut count: u64 = 0;
-    let mut end = None;
-    for (index, Query { checked, values }) in queries.into_iter().enumerate() {
-        if index > 0 && batches.send(Message::NextSheet).await.is_err() {
-            return Ok(()); // the writer has ended, and says why
-        }
-        let rows = session.rows(&checked, values.into_iter())?;
-        end = read(rows, &batches, ceiling, &mut count, watch).await?;
-        if end.is_some() {
-            break;
-        }
-    }
-    let _ended = batches.send(Message::End(end)).await;
-    Ok(())
-}
-
-/// Reads rows into batches until there are no more, or one more than there may be: then it returns
-/// the sentence that says so. If the writer has ended, it says why itself.
-async fn read(
-    mut rows: BoxStream<'_, Result<PgRow, sqlx::Error>>,
-    batches: &mpsc::Sender<Message>,
-    ceiling: Ceiling,
-    count: &mut u64,
-    watch: &Watch,
-) -> Result<Option<String>, ReportError> {
-    let mut batch = Vec::with_capacity(BATCH_ROWS);
-    let mut batch_bytes = 0;
-    let mut end = None;
-    while let Some(row) = rows.try_next().await? {
-        if *count == ceiling.max_rows {
-            if !ceiling.truncate {
-                return Err(ReportError::RowLimit { max_rows: ceiling.max_rows });
-            }
-            end = Some(format!("Cut at the limit of {} rows: there are more.", ceiling.max_rows));
-            break;
-        }
-        *count += 1;
-        batch_bytes += value_bytes(&row);
-        batch.push(row);
-        if batch.len() == BATCH_ROWS || batch_bytes >= BATCH_BYTES {
-            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_ROWS));
-            batch_bytes = 0;
-            if batches.send(Message::Rows(full)).await.is_err() {
-                return Ok(None);
-            }
-            watch.rows.store(*count, Ordering::Relaxed);
-        }
-    }
-    watch.rows.store(*count, Ordering::Relaxed);
-    if !batch.is_empty() && batches.send(Message::Rows(batch)).await.is_err() {
-        return Ok(None);
-    }
-    Ok(end)
-}
-
-fn value_bytes(row: &PgRow) -> usize {
-    (0..row.len())
-        .filter_map(|index| row.try_get_raw(index).ok())
-        .filter(|value| !value.is_null())
-        .map(|value| value.as_bytes().map_or(0, <[u8]>::len))
-        .sum()
-}
-
 /// The writer's thread.
 fn write(
     mut incoming: mpsc::Receiver<Message>,
@@ -285,9 +188,10 @@ fn write(
     let mut source = sources.next().ok_or(WriteError::NoSuchSheet)?;
     let truncated = loop {
         match incoming.blocking_recv() {
-            Some(Message::Rows(rows)) => {
-                for row in &rows {
-                    write_row(writer.as_mut(), row, source)?;
+            Some(Message::Rows(batch)) => {
+                let mut values = batch.values();
+                for _ in 0..batch.rows() {
+                    write_row(writer.as_mut(), &mut values, source)?;
                 }
             }
             Some(Message::NextSheet) => {
@@ -315,15 +219,13 @@ fn write(
 
 fn write_row(
     writer: &mut dyn writer::RowWriter,
-    row: &PgRow,
+    values: &mut Values<'_>,
     source: &[SourceColumn],
 ) -> Result<(), ReportError> {
-    for (index, column) in source.iter().enumerate() {
-        let raw = row.try_get_raw(index)?;
-        let bytes = if raw.is_null() { None } else { raw.as_bytes().ok() };
+    for column in source {
         let cell = column
             .decoder
-            .decode(bytes)
+            .decode(values.take())
             .map_err(|source| ReportError::Decode { column: column.name.clone(), source })?;
         writer.cell(cell)?;
     }
@@ -382,6 +284,8 @@ impl Write for PartSink {
             state.part.reserve_exact(missing);
         }
         state.part.extend_from_slice(&bytes[..taken]);
+        // Now, while the bytes are in the processor's cache.
+        state.hash.update(&bytes[..taken]);
         state.size_bytes += taken as u64;
         state.watch.bytes.store(state.size_bytes, Ordering::Relaxed);
         if state.part.len() == state.part_bytes {
@@ -400,7 +304,6 @@ impl PartState {
         if self.part.is_empty() {
             return Ok(());
         }
-        self.hash.update(&self.part);
         let part = Bytes::from(std::mem::take(&mut self.part));
         self.parts
             .blocking_send(part)

@@ -29,7 +29,10 @@ use super::parameters::Value;
 use crate::writer::Precision;
 
 mod precision;
+mod ranges;
 mod trials;
+
+pub use self::ranges::{Key, KeyKind, Range, SnapshotName};
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +77,15 @@ pub struct ServerProcess {
     pub started_at: DateTime<Utc>,
 }
 
+impl ServerProcess {
+    /// What further connections of the same run are called in the server's list of processes. Who
+    /// ends this process ends those of this name too, also when this one has ended before.
+    fn helper_name(self) -> String {
+        let Self { pid, started_at } = self;
+        format!("registrar range of {pid} since {}", started_at.timestamp_micros())
+    }
+}
+
 /// What the transaction sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -87,6 +99,10 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub struct CheckedQuery {
     sql: String,
+    /// What is selected, by the numbers of columns.
+    list: String,
+    /// The query as a table whose columns are numbered: `c0`, `c1` …
+    numbered: String,
     /// Columns of the result, in order.
     pub columns: Vec<SourceColumn>,
     /// Table and number of each column that stands in one.
@@ -100,6 +116,8 @@ pub struct Estimate {
     pub rows: f64,
     /// Cost in the planner's units.
     pub cost: f64,
+    /// Bytes of a row's values.
+    pub row_bytes: f64,
 }
 
 /// A column of a result.
@@ -134,12 +152,24 @@ impl ReportDatabase {
     /// # Errors
     /// [`ReportError::Unavailable`], or [`ReportError::Sql`] where the login is refused.
     pub async fn begin(&self, limits: &SessionLimits, name: &str) -> Result<Session, ReportError> {
+        self.begin_on(limits, name, None).await
+    }
+
+    async fn begin_on(
+        &self,
+        limits: &SessionLimits,
+        name: &str,
+        snapshot: Option<&SnapshotName>,
+    ) -> Result<Session, ReportError> {
         let options = self.options.clone().application_name(name);
         let mut connection =
             tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
                 .await
                 .map_err(|_| ReportError::Unavailable(sqlx::Error::PoolTimedOut))??;
         connection.execute("begin transaction isolation level repeatable read, read only").await?;
+        if let Some(snapshot) = snapshot {
+            ranges::import(&mut connection, snapshot).await?;
+        }
         configure(&mut connection, limits).await?;
         let (pid, started_at, taken_at, lsn) = sqlx::query_as(
             "select pg_backend_pid(),
@@ -216,9 +246,10 @@ impl Session {
         if described.is_empty() {
             return Err(ReportError::NoColumns);
         }
+        let (list, numbered) = numbered(sql, &described);
         let sql = match described.iter().all(|(_, _, decoder)| decoder.is_some()) {
             true => whole,
-            false => with_text_columns(sql, &described),
+            false => format!("select {list} from {numbered}"),
         };
         let columns = described
             .into_iter()
@@ -234,7 +265,7 @@ impl Session {
             .iter()
             .map(|column| column.relation_id().zip(column.relation_attribute_no()))
             .collect();
-        Ok(CheckedQuery { sql, columns, origins })
+        Ok(CheckedQuery { sql, list, numbered, columns, origins })
     }
 
     /// Runs a checked query. Rows come as the server makes them; a reader that is slow makes the
@@ -263,8 +294,16 @@ impl Session {
         query: &CheckedQuery,
         values: impl Iterator<Item = &Value>,
     ) -> Result<Estimate, ReportError> {
-        let sql = dynamic(format!("explain (format json) {}", query.sql));
-        let plan: serde_json::Value = sqlx::query_scalar_with(sql, arguments(values)?)
+        self.explain_sql(&query.sql, arguments(values)?).await
+    }
+
+    async fn explain_sql(
+        &mut self,
+        sql: &str,
+        arguments: PgArguments,
+    ) -> Result<Estimate, ReportError> {
+        let sql = dynamic(format!("explain (format json) {sql}"));
+        let plan: serde_json::Value = sqlx::query_scalar_with(sql, arguments)
             .persistent(false)
             .fetch_one(&mut self.connection)
             .await?;
@@ -272,6 +311,7 @@ impl Session {
         Ok(Estimate {
             rows: number("Plan Rows").unwrap_or_default(),
             cost: number("Total Cost").unwrap_or_default(),
+            row_bytes: number("Plan Width").unwrap_or_default(),
         })
     }
 
@@ -335,10 +375,12 @@ impl Session {
     }
 }
 
-/// Lets the server turn columns whose type has no decoder into text. `format('%s')` calls the
+/// The query as a table of numbered columns, and what to select from it.
+///
+/// The server turns columns whose type has no decoder into text. `format('%s')` calls the
 /// type's output function, as COPY does; a cast would not (`inet::text` adds the netmask).
 /// `num_nonnulls` because a composite of nulls `is null` without being it.
-fn with_text_columns(sql: &str, columns: &[(String, String, Option<Decoder>)]) -> String {
+fn numbered(sql: &str, columns: &[(String, String, Option<Decoder>)]) -> (String, String) {
     let mut list = String::new();
     let mut names = String::new();
     for (index, (_, _, decoder)) in columns.iter().enumerate() {
@@ -352,7 +394,7 @@ fn with_text_columns(sql: &str, columns: &[(String, String, Option<Decoder>)]) -
             ),
         });
     }
-    format!("select {list} from (\n{sql}\n) as report ({names})")
+    (list, format!("(\n{sql}\n) as report ({names})"))
 }
 
 #[expect(

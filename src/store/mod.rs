@@ -34,6 +34,10 @@ pub use object_store::path::Path as ObjectPath;
 pub use key::{AttemptKey, ObjectKey};
 pub use upload::Upload;
 
+/// A part of an upload to a folder. A disk has no least size of a part; one that fits into the
+/// processor's cache is still there when it is copied, which a large one is not.
+const LOCAL_PART_BYTES: usize = 512 * 1024;
+
 /// The store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -81,11 +85,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Settings`] naming the key.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        let part_bytes = config.part_bytes;
         if let Some(location) = config.url.strip_prefix("s3://") {
-            return Ok(Self { inner: s3(location, config)?, part_bytes, local_root: None });
+            let (inner, part_bytes) = (s3(location, config)?, config.part_bytes);
+            return Ok(Self { inner, part_bytes, local_root: None });
         }
         let (inner, root) = local(&config.url)?;
+        let part_bytes = config.part_bytes.min(LOCAL_PART_BYTES);
         Ok(Self { inner, part_bytes, local_root: Some(root) })
     }
 

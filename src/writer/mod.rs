@@ -186,7 +186,8 @@ pub struct Options {
     pub more_sheets: Vec<Sheet>,
     /// How the whole file is compressed: CSV and NDJSON only.
     pub compression: Option<Compression>,
-    /// `zlib` level of XLSX, 1 to 9.
+    /// `zlib` level of XLSX, 1 to 9. The default is the lowest whose files are no larger than those
+    /// of the library at level 3: it takes two thirds of that level's time.
     pub compression_level: u8,
 }
 
@@ -201,7 +202,7 @@ impl Default for Options {
             layout: SheetLayout::default(),
             more_sheets: Vec::new(),
             compression: None,
-            compression_level: 3,
+            compression_level: 2,
         }
     }
 }

@@ -16,6 +16,7 @@ mod queue;
 mod sandbox;
 mod sharing;
 mod special_values;
+mod split;
 mod store;
 mod templates;
 mod workbooks;

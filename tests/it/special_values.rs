@@ -16,7 +16,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use registrar::report::decode::Decoder;
 use registrar::report::parameters::Value;
-use registrar::report::pipeline::{self, Ceiling, Destination, Layout, Query, Watch};
+use registrar::report::pipeline::{self, Ceiling, Destination, Layout, Watch};
+use registrar::report::reading::{Query, Reading};
 use registrar::report::source::{CheckedQuery, ReportDatabase, Session, SessionLimits};
 use registrar::writer::{Column, Format, Kind, Options, Precision, Summary};
 use sqlx::postgres::PgConnectOptions;
@@ -161,10 +162,12 @@ async fn write(session: &mut Session, query: &CheckedQuery, format: Format) -> (
     let ceiling = Ceiling { max_rows: 1, max_bytes: 1 << 30, truncate: false };
     let (stream, mut end) = tokio::io::duplex(64 * 1024);
     let queries = vec![Query { checked: query.clone(), values: Vec::new() }];
+    let sources = vec![query.columns.clone()];
     let writing = async move {
         let mut destination = Destination::Stream(Box::new(stream));
         let watch = Arc::new(Watch::default());
-        pipeline::run(session, queries, layout, ceiling, &mut destination, &watch).await.unwrap()
+        let reading = Reading::Queries(session, queries);
+        pipeline::run(reading, sources, layout, ceiling, &mut destination, &watch).await.unwrap()
     };
     let mut file = Vec::new();
     let (written, read) = tokio::join!(writing, end.read_to_end(&mut file));

@@ -13,6 +13,15 @@ pub struct Backend {
     pub backend_start: DateTime<Utc>,
 }
 
+impl Backend {
+    /// The name of the processes that read other ranges of the same snapshot for the same attempt,
+    /// as `report::source` gives it to their connections. They are not noted on the row.
+    fn helper_name(&self) -> String {
+        let since = self.backend_start.timestamp_micros();
+        format!("registrar range of {} since {since}", self.backend_pid)
+    }
+}
+
 /// Notes which server process works for an attempt, so that anybody can end it. `false`: the
 /// attempt is not ours any more, or is being cancelled.
 ///
@@ -59,50 +68,54 @@ pub async fn backend_of(
     .await
 }
 
-/// Whether a server process is still there.
+/// Whether a server process or one of its helpers is still there.
 ///
 /// # Errors
 /// The database's.
 pub async fn backend_is_alive(pool: &PgPool, backend: Backend) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "select exists (select from pg_stat_activity where pid = $1 and backend_start = $2)",
+        "select exists (select from pg_stat_activity
+                         where pid = $1 and backend_start = $2 or application_name = $3)",
     )
     .bind(backend.backend_pid)
     .bind(backend.backend_start)
+    .bind(backend.helper_name())
     .fetch_one(pool)
     .await
 }
 
-/// Asks the server to end the query of a process. `false`: the process is gone.
+/// Asks the server to end the query of a process and of its helpers. `false`: they are gone.
 ///
 /// # Errors
 /// The database's; `42501` when this role may not signal the report role.
 pub async fn cancel_backend(pool: &PgPool, backend: Backend) -> Result<bool, sqlx::Error> {
     let signalled: Option<bool> = sqlx::query_scalar(
-        "select pg_cancel_backend(pid)
+        "select bool_or(pg_cancel_backend(pid))
            from pg_stat_activity
-          where pid = $1 and backend_start = $2",
+          where pid = $1 and backend_start = $2 or application_name = $3",
     )
     .bind(backend.backend_pid)
     .bind(backend.backend_start)
-    .fetch_optional(pool)
+    .bind(backend.helper_name())
+    .fetch_one(pool)
     .await?;
     Ok(signalled.unwrap_or(false))
 }
 
-/// Asks the server to end a process. `false`: it is gone.
+/// Asks the server to end a process and its helpers. `false`: they are gone.
 ///
 /// # Errors
 /// The database's; `42501` when this role may not signal the report role.
 pub async fn terminate_backend(pool: &PgPool, backend: Backend) -> Result<bool, sqlx::Error> {
     let signalled: Option<bool> = sqlx::query_scalar(
-        "select pg_terminate_backend(pid)
+        "select bool_or(pg_terminate_backend(pid))
            from pg_stat_activity
-          where pid = $1 and backend_start = $2",
+          where pid = $1 and backend_start = $2 or application_name = $3",
     )
     .bind(backend.backend_pid)
     .bind(backend.backend_start)
-    .fetch_optional(pool)
+    .bind(backend.helper_name())
+    .fetch_one(pool)
     .await?;
     Ok(signalled.unwrap_or(false))
 }
