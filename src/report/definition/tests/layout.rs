@@ -231,3 +231,14 @@ fn faults_name_sheet_and_key() {
     }
     assert_eq!(faults(&format!("{head}{sheet}")), [""; 0]);
 }
+
+#[test]
+fn the_example_of_the_documentation_can_be_used() {
+    let text = include_str!("../../../../docs/workbooks.md");
+    let (_, rest) = text.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let toml = format!("title = 'T'\n{example}");
+    let definition = Definition::from_template(slug("t"), &toml, "select 1 as n").unwrap();
+    assert_eq!(definition.sheets().count(), 2);
+    assert_eq!(definition.sheets().next().unwrap().conditionals.len(), 3);
+}
