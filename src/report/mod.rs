@@ -166,6 +166,9 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
     let opening = async {
         let mut session = database.begin(&limits, &order.name).await?;
         let mut queries = Vec::new();
+        if sheets_of(order).nth(1).is_some() {
+            session.allow_pauses(&limits).await?;
+        }
         for view in sheets_of(order) {
             let mut query = session.check(&order.definition.statement_of(view.query)).await?;
             if order.format == Format::Parquet {

@@ -225,6 +225,19 @@ impl Session {
         &self.snapshot
     }
 
+    /// Lets the transaction stand idle for as long as its statements may run: between two queries
+    /// a slow store can make it wait, which is no reason to end it.
+    ///
+    /// # Errors
+    /// [`ReportError::Unavailable`]
+    pub async fn allow_pauses(&mut self, limits: &SessionLimits) -> Result<(), ReportError> {
+        sqlx::query("select set_config('idle_in_transaction_session_timeout', $1, false)")
+            .bind((limits.timeout + SERVER_TIMEOUT_SLACK).as_millis().to_string())
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
     /// Has the server check a query, without running it. `sql` holds `$n` placeholders with
     /// casts, one for each bound value.
     ///

@@ -95,6 +95,10 @@ pub struct XlsxWriter<W: Write> {
     /// What charts show, by sheet of the package; the last one is the current.
     points: Vec<Points>,
     zone: Zone,
+    /// Columns of the current sheet.
+    column_count: usize,
+    /// Whether totals or charts want to see the cells: most sheets have neither.
+    is_watched: bool,
     rows_written: u64,
     /// Rows of the current piece.
     piece_rows: u64,
@@ -155,6 +159,8 @@ impl<W: Write> XlsxWriter<W> {
             points: vec![Points::new(&first.layout.charts)],
             styles,
             zone: Zone::new(options.time_zone),
+            column_count: first.columns.len(),
+            is_watched: true,
             rows_written: 0,
             piece_rows: 0,
             sheet_bytes: 0,
@@ -192,9 +198,12 @@ impl<W: Write> XlsxWriter<W> {
         Ok(self.zip().write_all(part.as_bytes())?)
     }
 
-    /// What the current rows belong to.
-    fn sheet(&self) -> &Sheet {
-        &self.package.sheets()[self.piece.sheet]
+    /// Shows a cell to totals and charts.
+    fn watch(&mut self, column: usize, cell: Cell<'_>) {
+        self.totals.add(column, cell);
+        if let Some(points) = self.points.last_mut().filter(|points| points.is_open()) {
+            points.add(column, cell, &mut self.zone);
+        }
     }
 
     fn begin_piece(&mut self) -> Result<(), WriteError> {
@@ -266,6 +275,8 @@ impl<W: Write> XlsxWriter<W> {
         let Sheet { columns, layout, .. } = &self.package.sheets()[self.piece.sheet];
         self.totals = Totals::new(columns.len(), &layout.totals);
         self.points.push(Points::new(&layout.charts));
+        self.column_count = columns.len();
+        self.is_watched = true;
         let buffer = std::mem::take(&mut self.rows.buffer);
         let styles = &self.styles[self.piece.sheet];
         let rows = Rows::new(columns, styles, Zone::new(self.options.time_zone), buffer);
@@ -314,18 +325,15 @@ impl<W: Write> XlsxWriter<W> {
 impl<W: Write + Send> RowWriter for XlsxWriter<W> {
     fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError> {
         let column = self.rows.next_column();
-        if column == self.sheet().columns.len() {
+        if column == self.column_count {
             return Err(WriteError::Workbook("the row has more cells than columns".to_owned()));
         }
         if column == 0 {
             self.make_room(1)?;
             self.rows.begin_row();
         }
-        if !self.totals.is_empty() {
-            self.totals.add(column, cell);
-        }
-        if let Some(points) = self.points.last_mut().filter(|points| points.is_open()) {
-            points.add(column, cell, &mut self.zone);
+        if self.is_watched {
+            self.watch(column, cell);
         }
         self.rows.push(cell);
         self.flush_from(KEPT)
@@ -339,8 +347,11 @@ impl<W: Write + Send> RowWriter for XlsxWriter<W> {
         self.rows.end_row();
         self.rows_written += 1;
         self.piece_rows += 1;
-        if let Some(points) = self.points.last_mut() {
+        if self.is_watched
+            && let Some(points) = self.points.last_mut()
+        {
             points.end_row();
+            self.is_watched = points.is_open() || !self.totals.is_empty();
         }
         self.flush_from(BLOCK)
     }

@@ -105,6 +105,22 @@ async fn sheets_are_read_in_one_transaction_with_the_same_parameters() {
 }
 
 #[tokio::test]
+async fn a_pause_between_sheets_may_be_as_long_as_the_run() {
+    let app = TestApp::new().await;
+    let worker = app.start_worker().await;
+    let query = "select current_setting('idle_in_transaction_session_timeout') as idle";
+    let toml = "[limits]\ntimeout_secs = 131\n";
+    app.define_with("one", toml, query).await;
+    let sheet = format!("{toml}[[sheet]]\nname = 'S'\nquery = \"{query}\"\n");
+    app.define_with("two", &sheet, query).await;
+    for (slug, number, idle) in [("one", 0, "1min"), ("two", 0, "136s"), ("two", 1, "136s")] {
+        let (file, _) = workbook(&app, slug, json!({})).await;
+        assert_eq!(row(&sheets(&file)[number].1, 2), [idle], "{slug} {number}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn totals_are_those_of_the_server() {
     const ROWS: &str = "select n as id, (n * 1.07 - 900)::numeric(12, 2) as amount, \
                         (sqrt(n))::float8 as root, date '2020-01-01' + n as day, \
@@ -124,7 +140,7 @@ async fn totals_are_those_of_the_server() {
         app.define_with("totals", &toml, ROWS).await;
         let (file, _) = workbook(&app, "totals", json!({})).await;
         let (_, sheet) = &sheets(&file)[0];
-        let found = sheet.rows().last().unwrap();
+        let found = sheet.rows().next_back().unwrap();
         assert_eq!(sheet.height(), 20_002);
         assert_eq!(found[0], Data::String("Total".to_owned()));
         let number = async |expression: &str| -> f64 {
@@ -267,7 +283,7 @@ async fn two_shipped_templates_have_several_sheets_and_a_chart() {
         }
         // What both sheets count in two ways comes to the same.
         let totals = [0, 1].map(|index| {
-            let last = sheets[index].1.rows().last().unwrap();
+            let last = sheets[index].1.rows().next_back().unwrap();
             assert!(matches!(last[0], Data::String(_)), "{last:?}");
             last[column[index]].to_string()
         });
