@@ -101,11 +101,13 @@ mod slug;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod title;
 
 pub use self::error::{DefinitionError, DefinitionFault};
-pub use self::layout::{LayoutSpec, Place, SheetSpec, SheetView, TitleLine};
+pub use self::layout::{LayoutSpec, SheetSpec, SheetView};
 pub use self::slug::{MAX_SLUG_LENGTH, Slug, SlugError};
 pub use self::templates::{TemplateError, load_templates};
+pub use self::title::{Place, TitleLine};
 
 /// A report that can be run.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,5 @@
-//! The database of reports: one connection per attempt, one read-only snapshot, one statement.
+//! The database of reports: one connection per attempt, one read-only snapshot, one statement
+//! for each sheet.
 //!
 //! The only gate through which SQL that people wrote reaches a server (`AssertSqlSafe`). What keeps
 //! it harmless, from the outside in:

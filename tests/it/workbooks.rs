@@ -204,6 +204,31 @@ async fn a_limit_of_rows_is_that_of_all_sheets_together() {
 }
 
 #[tokio::test]
+async fn a_cancel_in_the_query_of_a_further_sheet_leaves_nothing_behind() {
+    let app = TestApp::new().await;
+    let sheet = "[[sheet]]\nname = 'S'\nquery = 'select pg_sleep(600)::text as second_sheet'\n";
+    app.define_with("slow", sheet, "select 1 as n").await;
+    let submission = submission(json!({}), Format::Xlsx);
+    let id = app.submit_as(&app.operator(), "slow", &submission).await.unwrap().execution.id;
+    let worker = app.start_worker().await;
+    app.wait_for("the second query", async || {
+        app.number(
+            "select count(*) from pg_stat_activity
+              where state = 'active' and query like '%second_sheet%' and query not like '%count(%'
+                and datname = current_database()",
+        )
+        .await
+            == 1
+    })
+    .await;
+    app.services.cancel(&app.operator(), id).await.unwrap();
+    app.wait_until(id, Status::Cancelled).await;
+    assert_eq!(app.report_backends().await, 0, "cancelled means that nothing runs any more");
+    worker.stop().await;
+    assert_eq!(app.stored().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn ten_rows_more_than_a_sheet_holds_go_on_in_the_next() {
     const ROWS: u64 = 1_048_576 + 10;
     let app = TestApp::new().await;
