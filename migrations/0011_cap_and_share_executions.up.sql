@@ -36,16 +36,22 @@ create index idx_report_executions_running on report_executions
     ((coalesce(executed_by, 0)), report_definition_id)
     where status in ('processing', 'cancelling');
 
+-- When a user was last served: of those with as many running, whoever has waited longest is next.
+create index idx_report_executions_served on report_executions
+    ((coalesce(executed_by, 0)), started_at desc)
+    where started_at is not null;
+
 -- Those that wait without a ticket, because a cap kept them back.
 create index idx_report_executions_parked on report_executions (run_at, id)
     where status = 'pending' and ticket_at is null and shared_from is null;
 
 -- Which executions may start, in the order in which they will: the highest priority first; inside
 -- it the user who has the fewest running, counting those of the same user that would go before;
--- then whoever has waited longest. At most `per_user` of each user, and none that a cap keeps back.
+-- of those, the user who was served longest ago. At most `per_user` of each user, and none that a cap keeps back.
 -- NULL is no cap.
 create function claimable_executions(per_user integer, user_cap integer, server_cap integer)
-returns table (id bigint, priority smallint, turn bigint, run_at timestamp with time zone)
+returns table (id bigint, priority smallint, turn bigint, served_at timestamp with time zone,
+               run_at timestamp with time zone)
 language sql stable
 as $$
     with recursive waiting (user_id) as (
@@ -64,7 +70,7 @@ as $$
          where waiting.user_id is not null
     ),
     ranked as (
-        select next.id, next.priority, next.run_at, next.max_concurrent,
+        select next.id, next.priority, next.run_at, next.max_concurrent, served.served_at,
                running.executions + row_number() over users as turn,
                running.executions
                    + row_number() over (partition by waiting.user_id
@@ -80,6 +86,11 @@ as $$
                  from report_executions r
                 where coalesce(r.executed_by, 0) = waiting.user_id
                   and r.status in ('processing', 'cancelling')) running
+         cross join lateral (
+               select max(s.started_at) as served_at
+                 from report_executions s
+                where coalesce(s.executed_by, 0) = waiting.user_id
+                  and s.started_at is not null) served
          cross join lateral (
                select e.id, e.priority, e.run_at, e.report_definition_id, e.max_concurrent
                  from report_executions e
@@ -106,7 +117,7 @@ as $$
         window users as (partition by waiting.user_id, next.priority
                          order by next.run_at, next.id)
     )
-    select ranked.id, ranked.priority, ranked.turn, ranked.run_at
+    select ranked.id, ranked.priority, ranked.turn, ranked.served_at, ranked.run_at
       from ranked
      where (user_cap is null or ranked.of_user <= user_cap)
        and (ranked.max_concurrent is null or ranked.of_definition <= ranked.max_concurrent)
@@ -114,7 +125,8 @@ as $$
             or server_cap > (select count(*)
                                from report_executions r
                               where r.status in ('processing', 'cancelling')))
-     order by ranked.priority desc, ranked.turn, ranked.run_at, ranked.id
+     order by ranked.priority desc, ranked.turn, ranked.served_at nulls first, ranked.run_at,
+              ranked.id
 $$;
 
 comment on function claimable_executions is
@@ -136,7 +148,8 @@ begin
             select e.id
               from claimable_executions(16, user_cap, server_cap) next
               join report_executions e on e.id = next.id and e.status = 'pending'
-             order by next.priority desc, next.turn, next.run_at, next.id
+             order by next.priority desc, next.turn, next.served_at nulls first, next.run_at,
+                      next.id
              limit 1
                for update of e skip locked
         )

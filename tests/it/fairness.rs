@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use registrar::db::executions::{self, Caps, Status};
 use registrar::writer::Format;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
@@ -147,4 +150,142 @@ async fn the_place_in_the_queue_is_the_order_of_the_claims() {
         claimed.push(next.id);
     }
     assert_eq!(claimed, places);
+}
+
+#[tokio::test]
+async fn a_single_place_goes_round_the_users() {
+    let mut app = TestApp::new().await;
+    app.leave_unfinished();
+    app.define("one", "select 1 as one").await;
+    let http = app.http().await;
+    let mut ids = Vec::new();
+    for (user, count) in [("ana", 6), ("rui", 2), ("lena", 2)] {
+        for _ in 0..count {
+            ids.push(submit(&app, user, "one").await);
+        }
+    }
+    // One at a time: nobody ever has more running than another, and still nobody waits for the
+    // heap of the one who came first.
+    let mut served = Vec::new();
+    let mut connection = app.services.db.acquire().await.unwrap();
+    let token = app.token("ana").await;
+    while let Some(next) =
+        executions::claim_next(&app.services.db, "worker", 60, Caps::default()).await.unwrap()
+    {
+        served.push(next.executed_by.unwrap());
+        executions::fail(&mut connection, next.id, next.attempt, "x", "x").await.unwrap();
+        if served.len() == 1 {
+            // Behind her first: one of Rui's, one of Lena's.
+            let path = format!("/v1/executions/{}", ids[1]);
+            let body: Value = http.get(&path, &token).send().await.unwrap().json().await.unwrap();
+            assert_eq!(body["queue_position"], 2);
+        }
+    }
+    assert_eq!(served, [2, 3, 5, 2, 3, 5, 2, 2, 2, 2]);
+}
+
+#[tokio::test]
+async fn two_hundred_executions_of_five_users_end_in_the_bound_of_round_robin() {
+    let app =
+        TestApp::new().with(|config| config.report.max_active_per_user = cap(200).unwrap()).await;
+    app.define("numbers", "select n from generate_series(1, 10) n").await;
+    let heap = app.caller("ana").await;
+    let request = submission(json!({}), Format::Csv);
+    for _ in 0..150 {
+        app.submit_as(&heap, "numbers", &request).await.unwrap();
+    }
+    let mut others = Vec::new();
+    let names = ["rui", "lena", "audit", "admin"];
+    for user in names {
+        let caller = app.caller(user).await;
+        for _ in 0..12 {
+            let submitted = app.submit_as(&caller, "numbers", &request).await.unwrap();
+            others.push(submitted.execution.id);
+        }
+    }
+    let workers = [app.start_worker().await, app.start_worker().await];
+    for &id in &others {
+        app.wait_until(id, Status::Completed).await;
+    }
+    // Twelve rounds of five, and what ran at the same time as the last of them.
+    let of_the_heap = app
+        .number(
+            "select count(*)
+               from report_executions h
+              where h.executed_by = 2 and h.started_at <= (
+                    select max(o.started_at) from report_executions o where o.executed_by <> 2)",
+        )
+        .await;
+    assert!(of_the_heap <= 12 + 8, "{of_the_heap} of the heap went before");
+    app.wait_for("the heap to be done", async || {
+        app.number("select count(*) from report_executions where status <> 'completed'").await == 0
+    })
+    .await;
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a figure for whoever measures")]
+fn tell(line: &str) {
+    println!("{line}");
+}
+
+#[tokio::test]
+async fn a_thousand_submits_in_flight_are_run_once_each_and_looked_at_quickly() {
+    let app =
+        TestApp::new().with(|config| config.report.max_active_per_user = cap(300).unwrap()).await;
+    app.define("one", "select 1 as one").await;
+    let http = app.http().await;
+    let mut submits = Vec::new();
+    for user in ["ana", "rui", "lena", "audit", "admin"] {
+        let token = app.token(user).await;
+        for _ in 0..200 {
+            let submit = http.post("/v1/reports/one/executions", &token, &json!({}));
+            submits.push(async move {
+                let answer = submit.send().await.unwrap();
+                assert_eq!(answer.status(), 202);
+            });
+        }
+    }
+    futures::stream::iter(submits).buffer_unordered(16).collect::<Vec<()>>().await;
+    assert_eq!(app.number("select count(*) from report_executions").await, 1000);
+    let mut workers = [app.start_worker_process().await, app.start_worker_process().await];
+
+    let token = app.token("admin").await;
+    let mut reads = Vec::new();
+    let unfinished = "select count(*) from report_executions where status <> 'completed'";
+    let give_up = Instant::now() + Duration::from_secs(150);
+    let mut id = 0;
+    while app.number(unfinished).await > 0 {
+        assert!(Instant::now() < give_up, "{} are unfinished", app.number(unfinished).await);
+        for _ in 0..5 {
+            id = (id + 37) % 1000;
+            let asked = Instant::now();
+            let path = format!("/v1/executions/{}", id + 1);
+            let answer = http.get(&path, &token).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            reads.push(asked.elapsed());
+        }
+        // As a client that follows: the rest of the machine is the workers'.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for worker in &mut workers {
+        worker.signal(Signal::TERM);
+        assert!(worker.ended().await.success());
+    }
+    let once = "select count(*) from report_executions where attempt = 1 and failed_attempts = 0";
+    assert_eq!(app.number(once).await, 1000, "none twice");
+    let recorded = "select count(distinct entity_id) from audit_logs
+                     where action = 'execution.completed'";
+    assert_eq!(app.number(recorded).await, 1000);
+    let recorded = "select count(*) from audit_logs where action = 'execution.completed'";
+    assert_eq!(app.number(recorded).await, 1000, "none lost");
+    let both = "select count(distinct lease_owner) from report_executions";
+    assert_eq!(app.number(both).await, 2);
+    reads.sort_unstable();
+    let median = reads[reads.len() / 2];
+    tell(&format!("median of {} status reads: {median:?}", reads.len()));
+    // The promise is 50 ms on a machine of its own; tests share theirs with builds.
+    assert!(median < Duration::from_millis(250), "{median:?}");
 }

@@ -54,8 +54,8 @@ pub struct Caps {
 /// runs.
 ///
 /// Whose turn it is: the highest priority first; inside it the user who has the fewest running,
-/// counting those of the same user that would go before; then whoever has waited longest. So one
-/// user's thousand executions cost another user at most one run's wait. As many tickets are
+/// counting those of the same user that would go before; of those, the user who was served longest
+/// ago. So one user's thousand executions cost another user at most one run's wait. As many tickets are
 /// pushed as there are executions, and it does not matter which ticket takes which.
 ///
 /// What a cap keeps back is passed over, and keeps nothing back that is behind it. Claims go one

@@ -92,7 +92,8 @@ pub async fn lock_unticketed(
            join report_executions e on e.id = next.id and e.status = 'pending'
           where e.ticket_at is null
              or greatest(e.ticket_at, e.run_at) < now() - make_interval(secs => $1)
-          order by next.priority desc, next.turn, next.run_at, next.id
+          order by next.priority desc, next.turn, next.served_at nulls first, next.run_at,
+                   next.id
           limit $2
             for update of e skip locked",
     )

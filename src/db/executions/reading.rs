@@ -205,13 +205,25 @@ pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx:
               where status in ('processing', 'cancelling')
               group by coalesce(executed_by, 0)
          ),
+         users as (
+             select w.user_id,
+                    (select max(s.started_at)
+                       from report_executions s
+                      where coalesce(s.executed_by, 0) = w.user_id
+                        and s.started_at is not null) as served_at
+               from (select distinct coalesce(executed_by, 0) as user_id
+                       from report_executions
+                      where status = 'pending') w
+         ),
          waiting as (
              select p.id, p.priority, p.run_at,
+                    coalesce(users.served_at, '-infinity') as served_at,
                     coalesce(running.executions, 0)
                         + row_number() over (partition by coalesce(p.executed_by, 0), p.priority
                                              order by p.run_at, p.id) as turn
                from report_executions p
-               left join running on running.user_id = coalesce(p.executed_by, 0)
+               join users on users.user_id = coalesce(p.executed_by, 0)
+               left join running on running.user_id = users.user_id
               where p.status = 'pending' and p.shared_from is null
          )
          select (select count(*)
@@ -219,7 +231,8 @@ pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx:
                    join waiting mine on mine.id = coalesce(e.shared_from, e.id)
                   where p.priority > mine.priority
                      or p.priority = mine.priority
-                        and (p.turn, p.run_at, p.id) < (mine.turn, mine.run_at, mine.id)),
+                        and (p.turn, p.served_at, p.run_at, p.id)
+                          < (mine.turn, mine.served_at, mine.run_at, mine.id)),
                 (select percentile_cont(0.5) within group (order by recent.seconds)
                    from (select extract(epoch from c.completed_at - c.started_at)::float8 as seconds
                            from report_executions c
