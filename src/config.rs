@@ -86,6 +86,8 @@ pub struct StoreConfig {
     pub part_bytes: usize,
     /// Longest retrying of one request.
     pub retry_secs: NonZeroU64,
+    /// Age at which a file of no execution is deleted.
+    pub sweep_after_hours: NonZeroU32,
 }
 
 /// `[worker]`

@@ -24,6 +24,7 @@ pub mod openapi;
 pub mod postgres;
 pub mod report;
 pub mod serve;
+pub mod store;
 pub mod token;
 
 /// Refused by a safety rule.
@@ -45,6 +46,7 @@ enum Command {
     Migrate(migrate::MigrateCommand),
     Report(report::ReportCommand),
     Execution(execution::ExecutionCommand),
+    Store(store::StoreCommand),
     Token(token::TokenCommand),
     Doctor(doctor::DoctorCommand),
     Openapi(openapi::OpenapiCommand),
@@ -102,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(command) => migrate::run(command).await,
             Command::Report(command) => Box::pin(report::run(command)).await,
             Command::Execution(command) => execution::run(command).await,
+            Command::Store(command) => store::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
             Command::Openapi(command) => openapi::run(&command),

@@ -16,6 +16,7 @@
 
 mod backends;
 mod claim;
+mod files;
 mod orphans;
 mod reading;
 mod sharing;
@@ -26,6 +27,7 @@ pub use self::backends::{
     Backend, backend_is_alive, backend_of, cancel_backend, note_backend, terminate_backend,
 };
 pub use self::claim::{Caps, Claimed, claim_next};
+pub use self::files::{FileOwner, find_file_owners, list_results};
 pub use self::orphans::{
     Expiring, Orphan, any_is_parked, list_expiring, lock_orphans, lock_unticketed,
 };

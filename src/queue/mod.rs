@@ -45,6 +45,8 @@ pub struct ReportTicket {
 pub enum MaintenanceTicket {
     /// Deletes results past their time.
     ExpireResults,
+    /// Finds, and deletes, what is in the store for nobody.
+    SweepStore,
     /// Forgets finished tickets, old keys and workers that are gone.
     Prune,
 }

@@ -21,6 +21,7 @@ mod health;
 pub mod reports;
 pub mod results;
 pub mod sharing;
+pub mod sweep;
 pub mod tokens;
 
 pub use access::{Caller, Permission};

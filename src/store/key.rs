@@ -32,6 +32,23 @@ pub struct AttemptKey<'a> {
     pub slug: &'a str,
 }
 
+/// The folder of every result.
+pub const RESULTS: &str = "results";
+
+/// The execution and attempt that an object below [`RESULTS`] belongs to; `None` for a name that
+/// is not ours.
+pub fn attempt_of(path: &Path) -> Option<(i64, i32)> {
+    let parts: Vec<_> = path.parts().collect();
+    let [results, year, month, execution, attempt, _file] = parts.as_slice() else { return None };
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_ours = results.as_ref() == RESULTS
+        && [year, month, execution, attempt].iter().all(|part| is_number(part.as_ref()));
+    if !is_ours {
+        return None;
+    }
+    Some((execution.as_ref().parse().ok()?, attempt.as_ref().parse().ok()?))
+}
+
 /// The folder of one attempt of an execution.
 pub fn attempt_folder(created_at: DateTime<Utc>, execution: i64, attempt: i32) -> String {
     format!("{}/{attempt}", execution_folder(created_at, execution))
@@ -78,6 +95,11 @@ mod tests {
             ObjectKey::Result { attempt, extension: "csv" }.path().to_string(),
             "results/2026/03/71/2/gpa-ranking.csv"
         );
+        let path = ObjectKey::Manifest(attempt).path();
+        assert_eq!(attempt_of(&path), Some((71, 2)));
+        for foreign in ["results/2026/03/71/2", "results/2026/03/x/2/a.csv", "backups/1/1/1/1/a"] {
+            assert_eq!(attempt_of(&Path::from(foreign)), None, "{foreign}");
+        }
         assert_eq!(
             ObjectKey::Manifest(attempt).path().to_string(),
             "results/2026/03/71/2/gpa-ranking.manifest.json"

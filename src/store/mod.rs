@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::{HttpConnector, ReqwestConnector};
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -24,7 +25,10 @@ use secrecy::ExposeSecret;
 use crate::config::StoreConfig;
 
 pub mod key;
+mod unfinished;
 mod upload;
+
+use unfinished::{S3Uploads, Uploads};
 
 /// Bytes of an object to read: from, up to, or the last so many.
 pub use object_store::GetRange as ByteRange;
@@ -32,6 +36,7 @@ pub use object_store::GetRange as ByteRange;
 pub use object_store::path::Path as ObjectPath;
 
 pub use key::{AttemptKey, ObjectKey};
+pub use unfinished::UnfinishedUpload;
 pub use upload::Upload;
 
 /// A part of an upload to a folder. A disk has no least size of a part; one that fits into the
@@ -61,6 +66,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// A listing below a folder broke off.
+    pub fn listing(folder: &str, source: object_store::Error) -> Self {
+        Self::request("list", &ObjectPath::from(folder), source)
+    }
+
     fn request(action: &'static str, path: &ObjectPath, source: object_store::Error) -> Self {
         match source {
             object_store::Error::NotFound { .. } => Self::NotFound(path.clone()),
@@ -77,6 +87,7 @@ pub struct Store {
     /// The folder of a local store: uploads that were cut off leave files there that are no
     /// objects.
     local_root: Option<PathBuf>,
+    uploads: Uploads,
 }
 
 impl Store {
@@ -86,17 +97,18 @@ impl Store {
     /// [`StoreError::Settings`] naming the key.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         if let Some(location) = config.url.strip_prefix("s3://") {
-            let (inner, part_bytes) = (s3(location, config)?, config.part_bytes);
-            return Ok(Self { inner, part_bytes, local_root: None });
+            let ((inner, uploads), part_bytes) = (s3(location, config)?, config.part_bytes);
+            return Ok(Self { inner, part_bytes, local_root: None, uploads });
         }
         let (inner, root) = local(&config.url)?;
         let part_bytes = config.part_bytes.min(LOCAL_PART_BYTES);
-        Ok(Self { inner, part_bytes, local_root: Some(root) })
+        let uploads = Uploads::Folder(root.clone());
+        Ok(Self { inner, part_bytes, local_root: Some(root), uploads })
     }
 
     /// A store over any implementation: tests put one that fails here.
     pub fn from_object_store(inner: Arc<dyn ObjectStore>, part_bytes: usize) -> Self {
-        Self { inner, part_bytes, local_root: None }
+        Self { inner, part_bytes, local_root: None, uploads: Uploads::Unknown }
     }
 
     /// Size of one part of an upload.
@@ -166,8 +178,7 @@ impl Store {
 
     /// Deletes every object below a folder, and what uploads that were cut off have left there.
     ///
-    /// On S3 those leave parts that only the server can list by upload: set a lifecycle rule that
-    /// aborts incomplete uploads after a day.
+    /// On S3 those leave parts, which [`Store::list_unfinished`] finds.
     ///
     /// # Errors
     /// [`StoreError::Request`]; what was deleted before stays deleted.
@@ -183,6 +194,27 @@ impl Store {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Uploads below a folder that were begun and not ended, those under way among them.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`], also from a server that does not know the request.
+    pub async fn list_unfinished(&self, folder: &str) -> Result<Vec<UnfinishedUpload>, StoreError> {
+        self.uploads.list(folder).await
+    }
+
+    /// Takes back an upload that nobody will complete.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`]
+    pub async fn abort_unfinished(&self, upload: &UnfinishedUpload) -> Result<(), StoreError> {
+        self.uploads.abort(upload).await
+    }
+
+    /// The objects below a folder, as they are listed: there may be millions.
+    pub fn stream(&self, folder: &str) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(Some(&ObjectPath::from(folder)))
     }
 
     /// The objects below a folder.
@@ -238,7 +270,7 @@ fn local(url: &str) -> Result<(Arc<dyn ObjectStore>, PathBuf), StoreError> {
     Ok((Arc::new(store.with_automatic_cleanup(true)), folder))
 }
 
-fn s3(location: &str, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn s3(location: &str, config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, Uploads), StoreError> {
     let (bucket, prefix) = location.split_once('/').unwrap_or((location, ""));
     let retry = RetryConfig {
         backoff: BackoffConfig {
@@ -254,7 +286,7 @@ fn s3(location: &str, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, Stor
         .with_connect_timeout(Duration::from_secs(5));
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
-        .with_client_options(client)
+        .with_client_options(client.clone())
         .with_retry(retry);
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_endpoint(endpoint);
@@ -268,9 +300,20 @@ fn s3(location: &str, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, Stor
     if let Some(secret) = &config.secret_access_key {
         builder = builder.with_secret_access_key(secret.expose_secret());
     }
-    let store = builder.build().map_err(|error| StoreError::Settings(format!("store: {error}")))?;
-    Ok(match prefix.trim_matches('/') {
+    let settings = |error| StoreError::Settings(format!("store: {error}"));
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+    let store = builder.build().map_err(settings)?;
+    let prefix = prefix.trim_matches('/');
+    let uploads = S3Uploads {
+        store: store.clone(),
+        client: ReqwestConnector::default().connect(&client).map_err(settings)?,
+        // As object_store has it.
+        region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+        prefix: prefix.to_owned(),
+    };
+    let inner: Arc<dyn ObjectStore> = match prefix {
         "" => Arc::new(store),
         prefix => Arc::new(PrefixStore::new(store, prefix)),
-    })
+    };
+    Ok((inner, Uploads::S3(Arc::new(uploads))))
 }

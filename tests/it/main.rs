@@ -18,6 +18,7 @@ mod sharing;
 mod special_values;
 mod split;
 mod store;
+mod sweep;
 mod templates;
 mod workbooks;
 mod worker;

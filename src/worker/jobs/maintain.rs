@@ -2,6 +2,7 @@
 
 use apalis::prelude::*;
 
+use crate::db::audit::Actor;
 use crate::db::{idempotency, schedules, workers};
 use crate::queue::{self, MaintenanceTicket};
 use crate::worker::Context;
@@ -21,6 +22,7 @@ const MAX_BATCHES: u32 = 200;
 pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<(), BoxDynError> {
     let done = match ticket {
         MaintenanceTicket::ExpireResults => expire(&context).await,
+        MaintenanceTicket::SweepStore => sweep(&context).await,
         MaintenanceTicket::Prune => prune(&context).await,
     };
     if let Err(error) = done {
@@ -37,6 +39,12 @@ async fn expire(context: &Context) -> anyhow::Result<()> {
         }
         tracing::info!(expired, "deleted results past their time");
     }
+    Ok(())
+}
+
+/// What it finds is in the log, the metrics and the audit.
+async fn sweep(context: &Context) -> anyhow::Result<()> {
+    context.services.sweep(&Actor::system(), true).await?;
     Ok(())
 }
 

@@ -12,6 +12,8 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
@@ -44,6 +46,8 @@ pub enum Operation {
     AbortUpload,
     /// Read an object, or list.
     Get,
+    /// List multipart uploads that were begun and not ended.
+    ListUploads,
     /// Anything else.
     Other,
 }
@@ -55,6 +59,8 @@ pub enum Fault {
     Refuse,
     /// It is answered with "try again later", once.
     Busy,
+    /// It is answered with "internal error", once.
+    Broken,
     /// It is never answered.
     Hang,
     /// It is answered when the test calls [`S3Server::release`], and as if nothing had been.
@@ -66,6 +72,8 @@ struct Plan {
     /// Fault, operation, and at which request of that operation from now on; counts down.
     faults: Vec<(Fault, Operation, u32)>,
     seen: Vec<Operation>,
+    /// What every request meets.
+    down: Option<Fault>,
 }
 
 /// The server, running or stopped.
@@ -128,6 +136,16 @@ impl S3Server {
         self.plan.lock().unwrap().faults.push((fault, operation, nth));
     }
 
+    /// Lets every request meet a fault, until it is told otherwise. What hangs stays hanging.
+    pub fn break_down(&self, fault: Option<Fault>) {
+        self.plan.lock().unwrap().down = fault;
+    }
+
+    /// How many requests came in.
+    pub fn requests(&self) -> usize {
+        self.plan.lock().unwrap().seen.len()
+    }
+
     /// Lets one request go on that is held, or will be.
     pub fn release(&self) {
         self.released.add_permits(1);
@@ -156,15 +174,21 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> ax
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
     let (service, plan, released) = (builder.build(), Arc::clone(plan), Arc::clone(released));
+    let root = root.to_owned();
     axum::Router::new().fallback(move |request: Request| {
         let (service, plan) = (service.clone(), Arc::clone(&plan));
-        let released = Arc::clone(&released);
+        let (released, root) = (Arc::clone(&released), root.clone());
         async move {
-            let fault = plan.lock().unwrap().meet(operation(&request));
+            let operation = operation(&request);
+            let fault = plan.lock().unwrap().meet(operation);
             match fault {
+                None if operation == Operation::ListUploads => {
+                    list_uploads(&service, request, &root).await
+                }
                 None => answer(&service, request).await,
                 Some(Fault::Refuse) => refuse(request, StatusCode::FORBIDDEN).await,
                 Some(Fault::Busy) => refuse(request, StatusCode::SERVICE_UNAVAILABLE).await,
+                Some(Fault::Broken) => refuse(request, StatusCode::INTERNAL_SERVER_ERROR).await,
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(Fault::Hold) => {
                     released.acquire().await.expect("it is never closed").forget();
@@ -173,6 +197,48 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> ax
             }
         }
     })
+}
+
+/// What the server's library lacks. It checks the signature, and then says that it cannot.
+async fn list_uploads(service: &S3Service, request: Request, root: &Path) -> Response {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let checked = answer(service, request).await;
+    if checked.status() != StatusCode::NOT_IMPLEMENTED {
+        return checked;
+    }
+    let prefix = url::form_urlencoded::parse(query.as_bytes())
+        .find_map(|(name, value)| (name == "prefix").then(|| value.into_owned()))
+        .unwrap_or_default();
+    let mut uploads = String::new();
+    for entry in std::fs::read_dir(root).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        // .bucket-{bucket}.object-{key}.upload-{id}.metadata.json, both in base64.
+        let parts: Vec<_> = name.split('.').collect();
+        let ["", _bucket, object, upload, "metadata", "json"] = parts.as_slice() else { continue };
+        let (Some(key), Some(id)) =
+            (object.strip_prefix("object-"), upload.strip_prefix("upload-"))
+        else {
+            continue;
+        };
+        let key = String::from_utf8(URL_SAFE_NO_PAD.decode(key).unwrap()).unwrap();
+        if !key.starts_with(&prefix) {
+            continue;
+        }
+        let since: chrono::DateTime<chrono::Utc> =
+            entry.metadata().unwrap().modified().unwrap().into();
+        let since = since.to_rfc3339();
+        uploads.push_str(&format!(
+            "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{since}</Initiated>\
+             <StorageClass>STANDARD</StorageClass></Upload>"
+        ));
+    }
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListMultipartUploadsResult \
+         xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Bucket>{BUCKET}</Bucket>\
+         <IsTruncated>false</IsTruncated>{uploads}</ListMultipartUploadsResult>"
+    )
+    .into_response()
 }
 
 /// Answers after the whole request: before it the client would see a broken connection.
@@ -191,6 +257,9 @@ async fn answer(service: &S3Service, request: Request) -> Response {
 impl Plan {
     fn meet(&mut self, operation: Operation) -> Option<Fault> {
         self.seen.push(operation);
+        if let Some(fault) = self.down {
+            return Some(fault);
+        }
         for (_, of, left) in &mut self.faults {
             if *of == operation {
                 *left = left.saturating_sub(1);
@@ -209,6 +278,7 @@ fn operation(request: &Request) -> Operation {
         Method::POST if query.contains("uploadId=") => Operation::CompleteUpload,
         Method::POST if query.starts_with("uploads") => Operation::BeginUpload,
         Method::DELETE if query.contains("uploadId=") => Operation::AbortUpload,
+        Method::GET if query.starts_with("uploads") => Operation::ListUploads,
         Method::GET => Operation::Get,
         _ => Operation::Other,
     }
