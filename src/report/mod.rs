@@ -352,7 +352,8 @@ impl Opened {
         let ceiling = order.limits.ceiling;
         let queries = self.queries.clone();
         let sources = queries.iter().map(|query| query.columns.clone()).collect();
-        let exporting = async {
+        // On the heap: every caller's future would be as large as all that may happen in it.
+        let exporting = Box::pin(async {
             let prepared = tokio::select! {
                 prepared = self.prepare(order) => prepared?,
                 () = watch.stop.cancelled() => return Err(ReportError::Stopped),
@@ -381,7 +382,7 @@ impl Opened {
                     Ok((written, ranges))
                 }
             }
-        };
+        });
         let (written, ranges) = within(deadline, order.limits.timeout, watch, exporting).await?;
         Ok(Exported { written, sheets: columns, snapshot, ranges })
     }
