@@ -31,6 +31,7 @@ use crate::writer::Precision;
 
 mod precision;
 mod ranges;
+mod sockets;
 mod trials;
 
 pub use self::ranges::{Key, KeyKind, Range, SnapshotName};
@@ -163,10 +164,9 @@ impl ReportDatabase {
         snapshot: Option<&SnapshotName>,
     ) -> Result<Session, ReportError> {
         let options = self.options.clone().application_name(name);
-        let mut connection =
-            tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
-                .await
-                .map_err(|_| ReportError::Unavailable(sqlx::Error::PoolTimedOut))??;
+        let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, sockets::connect(options))
+            .await
+            .map_err(|_| ReportError::Unavailable(sqlx::Error::PoolTimedOut))??;
         connection.execute("begin transaction isolation level repeatable read, read only").await?;
         if let Some(snapshot) = snapshot {
             ranges::import(&mut connection, snapshot).await?;
