@@ -9,6 +9,7 @@
 //!
 //! Data flows down and never back up. The modules below are in reading order.
 
+pub mod calendar;
 pub mod config;
 pub mod telemetry;
 

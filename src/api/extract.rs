@@ -19,6 +19,7 @@ use super::error::ProblemKind;
 use super::problem::{FieldError, Problem};
 use super::trace::TraceId;
 use crate::db::audit::Actor;
+use crate::db::schedules::ScheduleName;
 use crate::report::definition::Slug;
 use crate::service::Caller;
 
@@ -122,6 +123,20 @@ impl<S: Send + Sync> FromRequestParts<S> for ReportSlug {
         let text = Path::<String>::from_request_parts(parts, state).await;
         let slug = text.ok().and_then(|Path(text)| text.parse::<Slug>().ok());
         Ok(Self(slug.map(|slug| slug.to_string()).unwrap_or_default()))
+    }
+}
+
+/// The name of a schedule in the path; empty, which none has, for text that is no name.
+#[derive(Debug)]
+pub struct NameInPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NameInPath {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let name = text.ok().and_then(|Path(text)| text.parse::<ScheduleName>().ok());
+        Ok(Self(name.map(|name| name.as_str().to_owned()).unwrap_or_default()))
     }
 }
 

@@ -47,6 +47,7 @@ mod range;
 mod reports;
 mod resources;
 mod results;
+mod schedules;
 mod server;
 mod submission;
 mod trace;
@@ -123,6 +124,14 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(executions::request_format))
         .routes(routes!(results::download_result))
         .routes(routes!(results::show_manifest))
+        .routes(routes!(schedules::create_schedule))
+        .routes(routes!(schedules::list_schedules))
+        .routes(routes!(schedules::show_schedule))
+        .routes(routes!(schedules::delete_schedule))
+        .routes(routes!(schedules::pause_schedule))
+        .routes(routes!(schedules::resume_schedule))
+        .routes(routes!(schedules::run_schedule))
+        .routes(routes!(schedules::next_times))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

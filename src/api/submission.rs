@@ -192,7 +192,7 @@ impl SubmissionBody {
 }
 
 /// Takes a field and reads it. `None` where it is not given, or refused.
-fn field<T: DeserializeOwned>(
+pub(super) fn field<T: DeserializeOwned>(
     object: &mut Map<String, Value>,
     name: &'static str,
     expected: &str,

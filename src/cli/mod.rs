@@ -23,6 +23,7 @@ pub mod migrate;
 pub mod openapi;
 pub mod postgres;
 pub mod report;
+pub mod schedule;
 pub mod serve;
 pub mod store;
 pub mod token;
@@ -47,6 +48,7 @@ enum Command {
     Report(report::ReportCommand),
     Execution(execution::ExecutionCommand),
     Store(store::StoreCommand),
+    Schedule(schedule::ScheduleCommand),
     Token(token::TokenCommand),
     Doctor(doctor::DoctorCommand),
     Openapi(openapi::OpenapiCommand),
@@ -105,6 +107,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Report(command) => Box::pin(report::run(command)).await,
             Command::Execution(command) => execution::run(command).await,
             Command::Store(command) => store::run(command).await,
+            Command::Schedule(command) => schedule::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
             Command::Openapi(command) => openapi::run(&command),

@@ -48,6 +48,42 @@ pub async fn find_principal(
     .await
 }
 
+/// An account and its rights.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Account {
+    /// Its number.
+    pub user_id: i32,
+    /// Whether it may do everything.
+    pub is_superuser: bool,
+    /// Codenames of the permissions that its roles give.
+    pub permissions: Vec<String>,
+}
+
+/// The account, if it is active and not deleted, with the rights that it has now.
+///
+/// # Errors
+/// The database's.
+pub async fn find_account(
+    connection: &mut PgConnection,
+    user_id: i32,
+) -> Result<Option<Account>, sqlx::Error> {
+    sqlx::query_as(
+        "select u.id as user_id, coalesce(u.is_superuser, false) as is_superuser,
+                array(select distinct p.codename::text
+                        from user_roles ur
+                        join role_permissions rp on rp.role_id = ur.role_id
+                        join permissions p on p.id = rp.permission_id
+                       where ur.user_id = u.id) as permissions
+           from users u
+          where u.id = $1
+            and u.is_active
+            and u.deleted_at is null",
+    )
+    .bind(user_id)
+    .fetch_optional(connection)
+    .await
+}
+
 /// Notes that a token was used, to the minute: a hot token costs one write a minute.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 //! a new one for an execution that waits without. Only this module and `worker` know apalis.
 
 use apalis_postgres::PostgresStorage;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 use ulid::Ulid;
@@ -20,6 +21,8 @@ pub enum Queue {
     Reports,
     /// Housekeeping.
     Maintenance,
+    /// Occurrences of schedules.
+    Occurrences,
 }
 
 impl Queue {
@@ -28,6 +31,7 @@ impl Queue {
         match self {
             Self::Reports => "reports",
             Self::Maintenance => "maintenance",
+            Self::Occurrences => "occurrences",
         }
     }
 }
@@ -49,6 +53,15 @@ pub enum MaintenanceTicket {
     SweepStore,
     /// Forgets finished tickets, old keys and workers that are gone.
     Prune,
+}
+
+/// Payload of the `occurrences` queue: what is due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OccurrenceTicket {
+    /// The schedule's name.
+    pub schedule: String,
+    /// When it was due.
+    pub due_at: DateTime<Utc>,
 }
 
 /// Pushes a ticket for a pending execution, in the caller's transaction.
@@ -74,6 +87,19 @@ pub async fn enqueue_maintenance(
     ticket: MaintenanceTicket,
 ) -> Result<(), sqlx::Error> {
     push(connection, Queue::Maintenance, &ticket, 0).await.map(|_| ())
+}
+
+/// Pushes a ticket for a pending occurrence, in the caller's transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_occurrence(
+    connection: &mut PgConnection,
+    ticket: OccurrenceTicket,
+    delay_secs: i32,
+) -> Result<(), sqlx::Error> {
+    let delay_secs = u128::try_from(delay_secs).unwrap_or(0);
+    push(connection, Queue::Occurrences, &ticket, delay_secs).await.map(|_| ())
 }
 
 async fn push<T: Serialize + Sync>(

@@ -8,16 +8,25 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
-use crate::db::schedules;
-use crate::queue::{self, MaintenanceTicket};
+use crate::calendar::Calendar;
+use crate::db::schedules::{self, Schedule};
+use crate::queue::{self, MaintenanceTicket, OccurrenceTicket};
+
+mod due;
 
 /// How often the schedules are looked at.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(1);
+/// Schedules that one tick fires at most; the next tick goes on.
+const MAX_FIRED_PER_TICK: usize = 500;
+/// A ticket that did not come for this long is lost; a doubled one does no harm.
+const TICKET_SECS: i32 = 60;
+/// Tickets that are pushed again in one tick.
+const MAX_REISSUED: i64 = 100;
 
 /// Housekeeping that the service itself needs: its name in the table, what it does, and how often.
 const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 3] = [
@@ -68,5 +77,66 @@ pub async fn tick(db: &PgPool) -> Result<usize, sqlx::Error> {
         }
         tx.commit().await?;
     }
+    reissue(db).await?;
+    while fired < MAX_FIRED_PER_TICK {
+        match fire_one(db).await? {
+            Some(count) => fired += count.max(1),
+            None => break,
+        }
+    }
     Ok(fired)
+}
+
+/// Fires the schedule that has been due longest: its occurrences, their tickets and its next time
+/// in one transaction, under its lock. `None`: nothing is due.
+async fn fire_one(db: &PgPool) -> Result<Option<usize>, sqlx::Error> {
+    let mut tx = db.begin().await?;
+    let Some(schedule) = schedules::lock_due(&mut tx).await? else { return Ok(None) };
+    let Some(first) = schedule.next_due_at else { return Ok(None) };
+    let Some(calendar) = calendar(&schedule) else {
+        // It was readable when it was stored: another version of this program stored it.
+        schedules::pause(&mut tx, schedule.id, "unreadable_pattern").await?;
+        tx.commit().await?;
+        return Ok(Some(0));
+    };
+    let now = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
+    let window = TimeDelta::seconds(schedule.window_secs.into());
+    let decision = due::decide(&calendar, schedule.catch_up, window, first, now);
+    for due_at in &decision.missed {
+        schedules::note_occurrence(&mut tx, &schedule.name, *due_at, Some("missed"), 0).await?;
+    }
+    for due_at in &decision.fire {
+        let delay_secs = jitter(&schedule, *due_at);
+        if schedules::note_occurrence(&mut tx, &schedule.name, *due_at, None, delay_secs).await? {
+            let ticket = OccurrenceTicket { schedule: schedule.name.clone(), due_at: *due_at };
+            queue::enqueue_occurrence(&mut tx, ticket, delay_secs).await?;
+        }
+        metrics::histogram!("registrar_schedule_lateness_seconds")
+            .record((now - *due_at).as_seconds_f64().max(0.0));
+    }
+    schedules::set_next(&mut tx, schedule.id, decision.next).await?;
+    tx.commit().await?;
+    Ok(Some(decision.fire.len()))
+}
+
+/// Writes new tickets for occurrences whose ticket got lost.
+async fn reissue(db: &PgPool) -> Result<(), sqlx::Error> {
+    let mut tx = db.begin().await?;
+    for (schedule, due_at) in schedules::take_unticketed(&mut tx, TICKET_SECS, MAX_REISSUED).await?
+    {
+        queue::enqueue_occurrence(&mut tx, OccurrenceTicket { schedule, due_at }, 0).await?;
+    }
+    tx.commit().await
+}
+
+fn calendar(schedule: &Schedule) -> Option<Calendar> {
+    let calendar = Calendar::parse(&schedule.cron, &schedule.time_zone).ok()?;
+    Some(calendar.without(schedule.except_days.clone()))
+}
+
+/// The same for every scheduler that asks: a number between 0 and the schedule's jitter.
+fn jitter(schedule: &Schedule, due_at: DateTime<Utc>) -> i32 {
+    let seed = schedule.id.wrapping_mul(2_654_435_761).wrapping_add(due_at.timestamp());
+    let spread = i64::from(schedule.jitter_secs) + 1;
+    i32::try_from(seed.rem_euclid(spread)).unwrap_or(0)
 }

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ServiceError, Services};
 use crate::db::audit::Actor;
-use crate::db::tokens;
+use crate::db::tokens::{self, Account};
 
 /// What the service itself asks for. Definitions may ask for further codenames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,18 @@ impl Caller {
             permissions: BTreeSet::new(),
             scopes: None,
             actor: Actor::system(),
+            trace_id,
+        }
+    }
+
+    /// Work that an account has asked for in advance, with the rights that it has now.
+    pub fn on_behalf_of(account: Account, trace_id: String) -> Self {
+        Self {
+            user_id: Some(account.user_id),
+            may_everything: account.is_superuser,
+            permissions: account.permissions.into_iter().collect(),
+            scopes: None,
+            actor: Actor { user_id: Some(account.user_id), ..Actor::system() },
             trace_id,
         }
     }

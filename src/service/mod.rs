@@ -20,6 +20,7 @@ pub mod formats;
 mod health;
 pub mod reports;
 pub mod results;
+pub mod schedules;
 pub mod sharing;
 pub mod sweep;
 pub mod tokens;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::db::executions::Caps;
-use crate::queue::{MaintenanceTicket, Queue, ReportTicket};
+use crate::queue::{MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket};
 use crate::service::Services;
 
 pub mod attempt;
@@ -33,6 +33,8 @@ const QUEUE_POLL: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Housekeeping jobs at once.
 const MAINTENANCE_CONCURRENCY: usize = 1;
+/// Occurrences fired at once: each is one submit.
+const OCCURRENCE_CONCURRENCY: usize = 4;
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -97,7 +99,9 @@ fn monitor(context: &Context) -> Monitor {
     let reports = storage::<ReportTicket>(context, Queue::Reports);
     let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
     let concurrency = context.services.config.worker.concurrency.get();
+    let occurrences = storage::<OccurrenceTicket>(context, Queue::Occurrences);
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
+    let for_occurrences = context.clone();
     Monitor::new()
         // An error of the database ends a worker of apalis. Without this the process would look
         // alive and do nothing.
@@ -121,6 +125,14 @@ fn monitor(context: &Context) -> Monitor {
                 .concurrency(MAINTENANCE_CONCURRENCY)
                 .parallelize(tokio::spawn)
                 .build(jobs::maintain::run)
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_occurrences, Queue::Occurrences))
+                .backend(occurrences.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_occurrences.clone())
+                .concurrency(OCCURRENCE_CONCURRENCY)
+                .parallelize(tokio::spawn)
+                .build(jobs::fire_occurrence::run)
         })
 }
 

@@ -14,6 +14,7 @@ mod migrations;
 mod postgres;
 mod queue;
 mod sandbox;
+mod schedules;
 mod sharing;
 mod special_values;
 mod split;

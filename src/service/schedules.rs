@@ -1,0 +1,499 @@
+//! Schedules: reports that are submitted by themselves, for an owner whose rights count each time.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
+
+use super::executions::{IdempotencyKey, Submission};
+use super::{Caller, Permission, ServiceError, Services};
+use crate::calendar::{Calendar, CalendarError};
+use crate::db::schedules::{
+    self, CatchUp, NewSchedule, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName,
+};
+use crate::db::{audit, tokens};
+use crate::queue::{self, OccurrenceTicket};
+use crate::report::Presentation;
+use crate::writer::Format;
+
+/// Most coming times in one answer.
+pub const MAX_UPCOMING: usize = 100;
+/// Most days that a schedule can leave out.
+const MAX_EXCEPT_DAYS: usize = 366;
+/// Most schedules of one owner.
+const MAX_PER_OWNER: usize = 200;
+/// Occurrences shown with a schedule.
+const SHOWN_OCCURRENCES: i64 = 20;
+
+/// What a schedule submits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ScheduledSubmission {
+    /// Values for the report's parameters; dates may be relative, like `today - 30 days`.
+    pub parameters: Map<String, Value>,
+    /// Format of the file.
+    pub format: Format,
+    /// For whom, and how CSV looks.
+    pub presentation: Presentation,
+}
+
+/// A schedule as a caller asks for it.
+#[derive(Debug, Clone)]
+pub struct ScheduleOrder {
+    /// Its name, unique.
+    pub name: ScheduleName,
+    /// The slug of the report.
+    pub report: String,
+    /// What is submitted.
+    pub submission: ScheduledSubmission,
+    /// Five fields, or six with seconds first.
+    pub cron: String,
+    /// IANA name.
+    pub time_zone: String,
+    /// Days of the zone that are left out.
+    pub except_days: Vec<NaiveDate>,
+    /// What becomes of missed occurrences.
+    pub catch_up: CatchUp,
+    /// How late an occurrence may still fire.
+    pub window_secs: i32,
+    /// What happens while the one before is not done.
+    pub overlap: Overlap,
+    /// An occurrence fires up to this much later than due.
+    pub jitter_secs: i32,
+    /// So many failures in a row pause the schedule.
+    pub pause_after_failures: i32,
+}
+
+/// When a schedule is due.
+#[derive(Debug, Clone)]
+pub struct Upcoming {
+    /// Its zone.
+    pub zone: Tz,
+    /// In order.
+    pub times: Vec<DateTime<Utc>>,
+}
+
+/// A schedule, and what became of its latest occurrences.
+#[derive(Debug, Clone)]
+pub struct ScheduleHistory {
+    /// The schedule.
+    pub schedule: Schedule,
+    /// Newest first.
+    pub occurrences: Vec<Occurrence>,
+}
+
+impl Services {
+    /// Stores a schedule of the caller's. Everything that a submit would check is checked now too,
+    /// so that a schedule that can never work is refused.
+    ///
+    /// # Errors
+    /// [`ServiceError::BadField`], [`ServiceError::BadParameters`], forbidden, not found.
+    pub async fn create_schedule(
+        &self,
+        caller: &Caller,
+        order: ScheduleOrder,
+    ) -> Result<Schedule, ServiceError> {
+        caller.require(Permission::ReportsRun)?;
+        let Some(owner_id) = caller.user_id else {
+            return Err(ServiceError::BadField {
+                field: "/owner",
+                expected: "must be a user: use a token of the owner's".to_owned(),
+            });
+        };
+        let calendar = order.calendar()?;
+        order.check_bounds()?;
+        let submission = order.submission.clone().into_submission(None);
+        self.estimate(caller, &order.report, &submission).await?;
+        let mut tx = self.db.begin().await?;
+        if schedules::list(&self.db, Some(owner_id)).await?.len() >= MAX_PER_OWNER {
+            return Err(ServiceError::BadField {
+                field: "/name",
+                expected: format!("is one too many: a user may have {MAX_PER_OWNER} schedules"),
+            });
+        }
+        let new = NewSchedule {
+            name: order.name.as_str().to_owned(),
+            report: order.report,
+            owner_id,
+            submission: json!(order.submission),
+            cron: order.cron,
+            time_zone: order.time_zone,
+            except_days: order.except_days,
+            catch_up: order.catch_up,
+            window_secs: order.window_secs,
+            overlap: order.overlap,
+            jitter_secs: order.jitter_secs,
+            pause_after_failures: order.pause_after_failures,
+        };
+        let next_due_at = calendar.after(database_now(&mut tx).await?);
+        if !schedules::insert(&mut tx, &new, next_due_at).await? {
+            return Err(ServiceError::BadField {
+                field: "/name",
+                expected: "must be new: another schedule has this name".to_owned(),
+            });
+        }
+        let schedule = self.visible_schedule(&mut tx, caller, &new.name).await?;
+        record(&mut tx, caller, "schedule.created", &schedule, json!({})).await?;
+        tx.commit().await?;
+        Ok(schedule)
+    }
+
+    /// The caller's schedules, or everybody's with the right to see all executions.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub async fn list_schedules(&self, caller: &Caller) -> Result<Vec<Schedule>, ServiceError> {
+        caller.require_following()?;
+        let everybody = caller.may(Permission::ExecutionsViewAll.codename());
+        let owner = if everybody { None } else { Some(caller.user_id.unwrap_or(0)) };
+        Ok(schedules::list(&self.db, owner).await?)
+    }
+
+    /// A schedule with what became of its latest occurrences.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], also for one that the caller may not know of.
+    pub async fn show_schedule(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<ScheduleHistory, ServiceError> {
+        caller.require_following()?;
+        let mut connection = self.db.acquire().await?;
+        let schedule = self.visible_schedule(&mut connection, caller, name).await?;
+        let occurrences = schedules::occurrences(&mut connection, name, SHOWN_OCCURRENCES).await?;
+        Ok(ScheduleHistory { schedule, occurrences })
+    }
+
+    /// The next due times, at most [`MAX_UPCOMING`], whether the schedule is paused or not.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`]
+    pub async fn upcoming(
+        &self,
+        caller: &Caller,
+        name: &str,
+        count: usize,
+    ) -> Result<Upcoming, ServiceError> {
+        caller.require_following()?;
+        let mut connection = self.db.acquire().await?;
+        let schedule = self.visible_schedule(&mut connection, caller, name).await?;
+        let calendar = calendar_of(&schedule)?;
+        let mut time = database_now(&mut connection).await?;
+        let mut times = Vec::new();
+        while times.len() < count.min(MAX_UPCOMING) {
+            let Some(next) = calendar.after(time) else { break };
+            times.push(next);
+            time = next;
+        }
+        Ok(Upcoming { zone: calendar.zone(), times })
+    }
+
+    /// Pauses a schedule. What it has started goes on; one that is paused stays so.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] and [`ServiceError::Forbidden`]
+    pub async fn pause_schedule(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Schedule, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        let schedule = self.own_schedule(&mut tx, caller, name).await?;
+        if schedules::pause(&mut tx, schedule.id, "by_hand").await? {
+            record(&mut tx, caller, "schedule.paused", &schedule, json!({})).await?;
+        }
+        let schedule = self.visible_schedule(&mut tx, caller, name).await?;
+        tx.commit().await?;
+        Ok(schedule)
+    }
+
+    /// Lets a paused schedule go on with its next time: what was due meanwhile is left out.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] and [`ServiceError::Forbidden`]
+    pub async fn resume_schedule(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Schedule, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        let schedule = self.own_schedule(&mut tx, caller, name).await?;
+        let next = calendar_of(&schedule)?.after(database_now(&mut tx).await?);
+        if schedules::resume(&mut tx, schedule.id, next).await? {
+            record(&mut tx, caller, "schedule.resumed", &schedule, json!({})).await?;
+        }
+        let schedule = self.visible_schedule(&mut tx, caller, name).await?;
+        tx.commit().await?;
+        Ok(schedule)
+    }
+
+    /// Adds an occurrence that is due now, also to a schedule that is paused.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] and [`ServiceError::Forbidden`]
+    pub async fn run_schedule(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<DateTime<Utc>, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        let schedule = self.own_schedule(&mut tx, caller, name).await?;
+        let due_at = database_now(&mut tx).await?;
+        schedules::note_occurrence(&mut tx, name, due_at, None, 0).await?;
+        let ticket = OccurrenceTicket { schedule: name.to_owned(), due_at };
+        queue::enqueue_occurrence(&mut tx, ticket, 0).await?;
+        record(&mut tx, caller, "schedule.run_now", &schedule, json!({ "due_at": due_at })).await?;
+        tx.commit().await?;
+        Ok(due_at)
+    }
+
+    /// Deletes a schedule and answers with what it was. What it has started stays.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] and [`ServiceError::Forbidden`]
+    pub async fn delete_schedule(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Schedule, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        let schedule = self.own_schedule(&mut tx, caller, name).await?;
+        if schedules::delete(&mut tx, schedule.id).await? {
+            record(&mut tx, caller, "schedule.deleted", &schedule, json!({})).await?;
+        }
+        tx.commit().await?;
+        Ok(schedule)
+    }
+
+    /// Starts what an occurrence has due. The submit's idempotency key is the occurrence itself,
+    /// so that a worker that dies between the submit and the occurrence's row starts nothing twice.
+    ///
+    /// # Errors
+    /// The database or the store does not answer: the occurrence stays pending, and gets another
+    /// ticket. Whatever else is wrong is the occurrence's outcome.
+    pub async fn fire_occurrence(
+        &self,
+        name: &str,
+        due_at: DateTime<Utc>,
+    ) -> Result<(), ServiceError> {
+        let mut tx = self.db.begin().await?;
+        if !schedules::lock_pending(&mut tx, name, due_at).await? {
+            return Ok(());
+        }
+        let end = match schedules::find(&mut tx, name).await? {
+            None => End::skipped("schedule_deleted"),
+            Some(schedule) if schedules::is_busy(&mut tx, name, due_at).await? => {
+                match schedule.overlap {
+                    Overlap::Skip => End::skipped("overlap"),
+                    // Stays pending; the scheduler's next ticket looks again.
+                    Overlap::Queue => return Ok(()),
+                }
+            }
+            Some(schedule) => self.submit_occurrence(&mut tx, &schedule, due_at).await?,
+        };
+        let End { status, reason, execution_id } = end;
+        schedules::settle_occurrence(&mut tx, name, due_at, status, reason, execution_id).await?;
+        if status != OccurrenceStatus::Skipped {
+            self.pause_if_failing(&mut tx, name).await?;
+        }
+        tx.commit().await?;
+        metrics::counter!("registrar_schedule_occurrences_total", "outcome" => status.to_string())
+            .increment(1);
+        Ok(())
+    }
+
+    async fn submit_occurrence(
+        &self,
+        connection: &mut PgConnection,
+        schedule: &Schedule,
+        due_at: DateTime<Utc>,
+    ) -> Result<End, ServiceError> {
+        let trace_id = uuid::Uuid::new_v4().simple().to_string();
+        let owner = tokens::find_account(connection, schedule.owner_id).await?;
+        let Some(owner) = owner else { return Ok(End::failed("owner_inactive")) };
+        let caller = Caller::on_behalf_of(owner, trace_id);
+        let key = format!("schedule/{}/{}", schedule.name, due_at.timestamp_micros());
+        let key: IdempotencyKey = key.parse()?;
+        let Ok(stored) = serde_json::from_value::<ScheduledSubmission>(schedule.submission.clone())
+        else {
+            return Ok(End::failed("unreadable_submission"));
+        };
+        let submission = stored.into_submission(Some(key));
+        match self.submit(&caller, &schedule.report, &submission).await {
+            Ok(submitted) => Ok(End::done(submitted.execution.id)),
+            Err(
+                error @ (ServiceError::DatabaseUnavailable(_)
+                | ServiceError::StoreUnavailable(_)
+                | ServiceError::IdempotencyInFlight
+                | ServiceError::TooManyActive { .. }),
+            ) => Err(error),
+            Err(ServiceError::Forbidden { .. }) => Ok(End::failed("forbidden")),
+            Err(ServiceError::NotFound { .. }) => Ok(End::failed("report_gone")),
+            Err(ServiceError::BadParameters(_)) => Ok(End::failed("bad_parameters")),
+            Err(error) => {
+                tracing::warn!(
+                    schedule = schedule.name,
+                    error = format!("{:#}", anyhow::Error::from(error)),
+                    "an occurrence was refused"
+                );
+                Ok(End::failed("refused"))
+            }
+        }
+    }
+
+    /// Pauses a schedule whose latest occurrences have all failed, and says so in the audit.
+    async fn pause_if_failing(
+        &self,
+        connection: &mut PgConnection,
+        name: &str,
+    ) -> Result<(), ServiceError> {
+        let Some(schedule) = schedules::lock(connection, name).await? else { return Ok(()) };
+        let limit = i64::from(schedule.pause_after_failures);
+        // One more: the newest was just submitted and has no outcome yet.
+        let latest = schedules::occurrences(connection, name, limit + SHOWN_OCCURRENCES).await?;
+        let failures = latest
+            .iter()
+            .filter(|one| one.status != OccurrenceStatus::Skipped)
+            .filter(|one| {
+                !matches!(one.execution_status.as_deref(), Some("pending" | "processing"))
+            })
+            .take_while(|one| {
+                one.status == OccurrenceStatus::Failed
+                    || one.execution_status.as_deref() == Some("failed")
+            })
+            .count();
+        if i64::try_from(failures).is_ok_and(|failures| failures >= limit)
+            && schedules::pause(connection, schedule.id, "failing").await?
+        {
+            tracing::warn!(schedule = name, failures, "a schedule was paused: it keeps failing");
+            let system = Caller::operator(String::new());
+            let details = json!({ "failures": failures });
+            record(connection, &system, "schedule.paused", &schedule, details).await?;
+        }
+        Ok(())
+    }
+
+    /// The schedule, if the caller may know of it.
+    async fn visible_schedule(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Schedule, ServiceError> {
+        let found = schedules::find(connection, name).await?;
+        found
+            .filter(|schedule| {
+                caller.user_id == Some(schedule.owner_id)
+                    || caller.may(Permission::ExecutionsViewAll.codename())
+            })
+            .ok_or(ServiceError::NotFound { what: "schedule" })
+    }
+
+    /// The schedule, locked, if the caller may change it.
+    async fn own_schedule(
+        &self,
+        connection: &mut PgConnection,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Schedule, ServiceError> {
+        caller.require_following()?;
+        self.visible_schedule(connection, caller, name).await?;
+        let schedule = schedules::lock(connection, name)
+            .await?
+            .ok_or(ServiceError::NotFound { what: "schedule" })?;
+        if caller.user_id != Some(schedule.owner_id) {
+            caller.require(Permission::ExecutionsCancelAll)?;
+        }
+        Ok(schedule)
+    }
+}
+
+/// How an occurrence ends.
+struct End {
+    status: OccurrenceStatus,
+    reason: Option<&'static str>,
+    execution_id: Option<i64>,
+}
+
+impl End {
+    fn done(execution_id: i64) -> Self {
+        let execution_id = Some(execution_id);
+        Self { status: OccurrenceStatus::Done, reason: None, execution_id }
+    }
+
+    fn skipped(reason: &'static str) -> Self {
+        let reason = Some(reason);
+        Self { status: OccurrenceStatus::Skipped, reason, execution_id: None }
+    }
+
+    fn failed(reason: &'static str) -> Self {
+        let reason = Some(reason);
+        Self { status: OccurrenceStatus::Failed, reason, execution_id: None }
+    }
+}
+
+impl ScheduledSubmission {
+    fn into_submission(self, idempotency_key: Option<IdempotencyKey>) -> Submission {
+        let Self { parameters, format, presentation } = self;
+        Submission { parameters, format, presentation, idempotency_key, reuse: None }
+    }
+}
+
+impl ScheduleOrder {
+    fn calendar(&self) -> Result<Calendar, ServiceError> {
+        let calendar = Calendar::parse(&self.cron, &self.time_zone).map_err(|error| {
+            let field = match error {
+                CalendarError::Zone => "/time_zone",
+                CalendarError::Pattern | CalendarError::Never => "/cron",
+            };
+            ServiceError::BadField { field, expected: error.to_string() }
+        })?;
+        Ok(calendar.without(self.except_days.clone()))
+    }
+
+    fn check_bounds(&self) -> Result<(), ServiceError> {
+        let bounds = [
+            ("/window_secs", self.window_secs, 60, 31_622_400),
+            ("/jitter_secs", self.jitter_secs, 0, 3_600),
+            ("/pause_after_failures", self.pause_after_failures, 1, 100),
+        ];
+        for (field, value, least, most) in bounds {
+            if !(least..=most).contains(&value) {
+                let expected = format!("must be between {least} and {most}");
+                return Err(ServiceError::BadField { field, expected });
+            }
+        }
+        if self.except_days.len() > MAX_EXCEPT_DAYS {
+            let expected = format!("must be at most {MAX_EXCEPT_DAYS} days");
+            return Err(ServiceError::BadField { field: "/except_days", expected });
+        }
+        Ok(())
+    }
+}
+
+fn calendar_of(schedule: &Schedule) -> Result<Calendar, ServiceError> {
+    Calendar::parse(&schedule.cron, &schedule.time_zone)
+        .map(|calendar| calendar.without(schedule.except_days.clone()))
+        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored schedule: {error}")))
+}
+
+async fn database_now(connection: &mut PgConnection) -> Result<DateTime<Utc>, ServiceError> {
+    Ok(sqlx::query_scalar("select now()").fetch_one(connection).await?)
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    caller: &Caller,
+    action: &str,
+    schedule: &Schedule,
+    mut details: Value,
+) -> Result<(), sqlx::Error> {
+    if let Value::Object(details) = &mut details {
+        details.insert("schedule".to_owned(), schedule.name.clone().into());
+        details.insert("trace_id".to_owned(), caller.trace_id.clone().into());
+    }
+    let entity_id = Some(schedule.id);
+    let event = audit::Event { action, entity_type: "schedules", entity_id, details };
+    audit::record(connection, &caller.actor, event).await
+}
