@@ -25,5 +25,6 @@ pub mod db;
 pub mod policy;
 pub mod postgres;
 pub mod report;
+pub mod retention;
 pub mod store;
 pub mod writer;

@@ -13,6 +13,7 @@ mod layers;
 mod migrations;
 mod postgres;
 mod queue;
+mod retention;
 mod sandbox;
 mod schedules;
 mod sharing;
