@@ -18,6 +18,7 @@ pub mod audit;
 pub mod definitions;
 pub mod diagnostics;
 pub mod executions;
+pub mod holds;
 pub mod idempotency;
 pub mod schedules;
 pub mod tokens;
