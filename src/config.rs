@@ -28,6 +28,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// What reports may take.
     pub report: ReportConfig,
+    /// Lifecycle policies.
+    pub lifecycle: LifecycleConfig,
     /// Idempotency keys.
     pub idempotency: IdempotencyConfig,
     /// What is logged, and how.
@@ -132,6 +134,14 @@ pub struct ReportConfig {
     pub expires_after_days: NonZeroU32,
     /// Connections of a report that is read in ranges.
     pub split_connections: NonZeroUsize,
+}
+
+/// `[lifecycle]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LifecycleConfig {
+    /// Folder of policies.
+    pub jobs_dir: PathBuf,
 }
 
 /// `[idempotency]`

@@ -112,7 +112,7 @@ impl ProblemKind {
                 "The resource does not know this method",
             ),
             Self::WrongState => {
-                ("wrong-state", S::CONFLICT, "The execution's state does not allow this")
+                ("wrong-state", S::CONFLICT, "The current state does not allow this")
             }
             Self::IdempotencyInFlight => (
                 "idempotency-in-flight",
@@ -241,6 +241,11 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::WrongState { status } => {
                 Self::new(Kind::WrongState, detail).with_execution_status(status)
+            }
+            ServiceError::HoldEnded => Self::new(Kind::WrongState, detail),
+            ServiceError::BadPolicies(_) => {
+                tracing::error!("{detail}");
+                Self::retry_soon(Kind::Unavailable, detail)
             }
             ServiceError::Expired => Self::new(Kind::Expired, detail),
             ServiceError::IdempotencyMismatch => Self::new(Kind::IdempotencyMismatch, detail),

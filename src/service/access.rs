@@ -19,6 +19,10 @@ pub enum Permission {
     ExecutionsViewAll,
     /// Cancel and retry everybody's executions.
     ExecutionsCancelAll,
+    /// See policies, holds and what lifecycle runs did.
+    RetentionView,
+    /// Place and release holds.
+    HoldsManage,
 }
 
 impl Permission {
@@ -29,6 +33,8 @@ impl Permission {
             Self::ReportsRun => "reports.run",
             Self::ExecutionsViewAll => "executions.view_all",
             Self::ExecutionsCancelAll => "executions.cancel_all",
+            Self::RetentionView => "retention.view",
+            Self::HoldsManage => "holds.manage",
         }
     }
 }

@@ -99,11 +99,11 @@ fn tell(text: &str) {
 
 /// The settings that tests change, as the environment of a process.
 fn environment(config: &Config) -> Vec<(String, String)> {
-    let Config { database, http, store, worker, report, idempotency: _, log } = config;
+    let Config { database, http, store, worker, report, lifecycle, idempotency: _, log } = config;
     let secret = |secret: &Option<secrecy::SecretString>| {
         secret.as_ref().map(|secret| secret.expose_secret().to_owned())
     };
-    let settings: [(&str, Option<String>); 27] = [
+    let settings: [(&str, Option<String>); _] = [
         ("DATABASE__URL", secret(&database.url)),
         ("DATABASE__REPORT_URL", secret(&database.report_url)),
         ("DATABASE__REPORT_PASSWORD", secret(&database.report_password)),
@@ -130,6 +130,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("REPORT__MAX_RUNNING_PER_USER", Some(report.max_running_per_user.to_string())),
         ("REPORT__MAX_RUNNING", Some(report.max_running.to_string())),
         ("REPORT__MAX_ATTEMPTS", Some(report.max_attempts.to_string())),
+        ("LIFECYCLE__JOBS_DIR", Some(lifecycle.jobs_dir.display().to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];
     let given = settings.into_iter().filter_map(|(key, value)| Some((key, value?)));
