@@ -20,8 +20,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /srv/registrar --create-home registrar
 COPY --from=build /build/target/release/registrar /usr/local/bin/registrar
-# `report sync` and `report validate` read them from the working folder.
+# Reports and policies are read from the working folder.
 COPY report-templates /srv/registrar/report-templates
+COPY jobs /srv/registrar/jobs
 WORKDIR /srv/registrar
 USER registrar
 EXPOSE 8080

@@ -8,3 +8,8 @@ end
 $$;
 
 drop table holds;
+
+drop index idx_enrollments_completion_date;
+drop index idx_academic_sessions_end_date;
+drop index idx_innovation_projects_end_date;
+drop index idx_report_executions_completed_at;

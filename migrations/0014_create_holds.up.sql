@@ -40,3 +40,13 @@ comment on table holds is 'Legal holds. Never deleted; released at most once.';
 
 -- What every chunk of a destructive run asks for.
 create index idx_holds_in_force on holds (id) where released_at is null;
+
+-- What tells the age of rows that policies archive: without these, each chunk reads the table.
+-- Rows without an age are never old, so they need not be in the index.
+create index idx_enrollments_completion_date on enrollments (completion_date)
+    where completion_date is not null;
+create index idx_academic_sessions_end_date on academic_sessions (end_date);
+create index idx_innovation_projects_end_date on innovation_projects (end_date)
+    where end_date is not null;
+create index idx_report_executions_completed_at on report_executions (completed_at)
+    where completed_at is not null;

@@ -36,10 +36,12 @@ mod etag;
 mod executions;
 mod extract;
 mod follow;
+mod holds;
 mod limits;
 mod listing;
 mod openapi;
 mod operations;
+mod policies;
 mod prefer;
 mod problem;
 mod query;
@@ -52,6 +54,7 @@ mod server;
 mod submission;
 mod trace;
 
+pub use holds::HoldResource;
 pub use openapi::openapi;
 pub use server::serve;
 
@@ -132,6 +135,12 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(schedules::resume_schedule))
         .routes(routes!(schedules::run_schedule))
         .routes(routes!(schedules::next_times))
+        .routes(routes!(policies::list_policies))
+        .routes(routes!(policies::show_policy))
+        .routes(routes!(holds::place_hold))
+        .routes(routes!(holds::list_holds))
+        .routes(routes!(holds::show_hold))
+        .routes(routes!(holds::release_hold))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

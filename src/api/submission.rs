@@ -207,7 +207,7 @@ pub(super) fn field<T: DeserializeOwned>(
 }
 
 /// A member of the body (RFC 6901).
-fn pointer(name: &str) -> String {
+pub(super) fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 

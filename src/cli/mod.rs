@@ -19,8 +19,10 @@ pub mod demo;
 pub mod doctor;
 pub mod execution;
 pub mod healthcheck;
+pub mod hold;
 pub mod migrate;
 pub mod openapi;
+pub mod policy;
 pub mod postgres;
 pub mod report;
 pub mod schedule;
@@ -49,6 +51,8 @@ enum Command {
     Execution(execution::ExecutionCommand),
     Store(store::StoreCommand),
     Schedule(schedule::ScheduleCommand),
+    Policy(policy::PolicyCommand),
+    Hold(hold::HoldCommand),
     Token(token::TokenCommand),
     Doctor(doctor::DoctorCommand),
     Openapi(openapi::OpenapiCommand),
@@ -108,6 +112,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Execution(command) => execution::run(command).await,
             Command::Store(command) => store::run(command).await,
             Command::Schedule(command) => schedule::run(command).await,
+            Command::Policy(command) => policy::run(command).await,
+            Command::Hold(command) => hold::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
             Command::Openapi(command) => openapi::run(&command),

@@ -34,6 +34,19 @@ impl Condition {
         });
         calls.collect()
     }
+
+    /// The names that stand before a dot, as PostgreSQL folds them: `orders` of `orders.state`.
+    pub fn qualifiers(&self) -> BTreeSet<String> {
+        let tokens = scan(&self.0).unwrap_or_default();
+        let names = tokens.windows(2).filter_map(|pair| match pair {
+            [Token::Word(word), Token::Dot] => Some(word.to_lowercase()),
+            [Token::Name(quoted), Token::Dot] => {
+                Some(quoted.trim_matches('"').replace("\"\"", "\""))
+            }
+            _ => None,
+        });
+        names.collect()
+    }
 }
 
 impl FromStr for Condition {
@@ -59,7 +72,7 @@ impl FromStr for Condition {
                         return Err(ConditionError::Query);
                     }
                 }
-                Token::Other => {}
+                Token::Name(_) | Token::Dot | Token::Other => {}
             }
         }
         if depth == 0 { Ok(Self(text.to_owned())) } else { Err(ConditionError::Unbalanced) }
@@ -98,6 +111,8 @@ pub enum ConditionError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token<'a> {
     Word(&'a str),
+    Name(&'a str),
+    Dot,
     Open,
     Close,
     Other,
@@ -126,6 +141,8 @@ fn scan(text: &str) -> Result<Vec<Token<'_>>, ConditionError> {
             ' ' | '\n' | '\t' => {}
             '(' => tokens.push(Token::Open),
             ')' => tokens.push(Token::Close),
+            '.' => tokens.push(Token::Dot),
+            '"' => tokens.push(Token::Name(token)),
             _ if first.is_alphabetic() || first == '_' => tokens.push(Token::Word(token)),
             _ => tokens.push(Token::Other),
         }

@@ -191,12 +191,9 @@ pub enum IfReferenced {
     Cascade(Vec<TableName>),
 }
 
-/// `kind = "expire-results"`
+/// `kind = "expire-results"`: each result has a time of its own, so there is nothing to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ExpireResults {
-    /// Results older than this are deleted even if their own time is not over.
-    pub at_most: Option<Age>,
-}
+pub struct ExpireResults {}
 
 /// `kind = "backup"`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -177,8 +177,7 @@ fn read_kind(root: &Reader<'_, '_>) -> Option<Kind> {
         "anonymize" => read_anonymize(root).map(Kind::Anonymize),
         "purge" => tables(root, read_purge_table, |table| &table.name)
             .map(|tables| Kind::Purge(Purge { tables })),
-        "expire-results" => optional(root, "at_most", Item::parse)
-            .map(|at_most| Kind::ExpireResults(ExpireResults { at_most })),
+        "expire-results" => Some(Kind::ExpireResults(ExpireResults {})),
         "backup" => read_backup(root).map(Kind::Backup),
         "verify-backup" => root
             .required("backup")?

@@ -240,7 +240,7 @@ fn is_same_row_kind(a: &TableName, b: &TableName) -> bool {
 
 /// Where the rows of a live table go: `archive.orders`, or `archive.sales__orders` for those of
 /// another schema than the default one.
-fn archived(live: &TableName) -> TableName {
+pub(super) fn archived(live: &TableName) -> TableName {
     let name = match live.schema.as_str() {
         DEFAULT_SCHEMA => live.name.as_str().to_owned(),
         schema => format!("{schema}__{}", live.name.as_str()),
@@ -248,7 +248,7 @@ fn archived(live: &TableName) -> TableName {
     TableName::new(ARCHIVE_SCHEMA, name)
 }
 
-fn is_archive(table: &TableName) -> bool {
+pub(super) fn is_archive(table: &TableName) -> bool {
     table.schema.as_str() == ARCHIVE_SCHEMA
 }
 

@@ -4,6 +4,7 @@
 //! together, [`sql`] is the one gate through which statements made of their names reach a server.
 
 pub mod catalog;
+pub mod check;
 pub mod condition;
 pub mod hold;
 pub mod sql;

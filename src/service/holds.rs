@@ -166,7 +166,7 @@ fn refusal(error: PlaceError) -> ServiceError {
         PlaceError::Database(error) | PlaceError::BadCondition(ConditionFault::Database(error)) => {
             return error.into();
         }
-        PlaceError::NoTable(_) | PlaceError::TooMany => "/table",
+        PlaceError::NoTable | PlaceError::TooMany => "/table",
         PlaceError::NoKey(_)
         | PlaceError::BadShape { .. }
         | PlaceError::BadValue { .. }

@@ -2,6 +2,8 @@
 
 use super::{Caller, Permission, ServiceError, Services};
 use crate::policy::{Policies, Policy};
+use crate::retention::catalog::Catalog;
+use crate::retention::check::{self, CoveredColumn, Finding};
 
 impl Services {
     /// The jobs folder as it is now, so that a changed file counts from the next use.
@@ -33,5 +35,31 @@ impl Services {
         caller.require(Permission::RetentionView)?;
         let policies = self.policies().await?;
         policies.get(name).cloned().ok_or(ServiceError::NotFound { what: "policy" })
+    }
+
+    /// Checks policies and classification against the database and each other.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::BadPolicies`]. What does not fit is no error.
+    pub async fn check_policies(&self, caller: &Caller) -> Result<Vec<Finding>, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        let policies = self.policies().await?;
+        let mut connection = self.db.acquire().await?;
+        Ok(check::check(&mut connection, &policies).await?)
+    }
+
+    /// Every column of every table with its class.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::BadPolicies`]
+    pub async fn policy_coverage(
+        &self,
+        caller: &Caller,
+    ) -> Result<Vec<CoveredColumn>, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        let policies = self.policies().await?;
+        let mut connection = self.db.acquire().await?;
+        let catalog = Catalog::read(&mut connection).await?;
+        Ok(check::coverage(&catalog, &policies.classification))
     }
 }

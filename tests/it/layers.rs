@@ -14,8 +14,10 @@ const MODULES: &[(&str, &[&str])] = &[
             "api",
             "config",
             "db",
+            "policy",
             "postgres",
             "report",
+            "retention",
             "scheduler",
             "schema",
             "service",
@@ -25,7 +27,10 @@ const MODULES: &[(&str, &[&str])] = &[
             "writer",
         ],
     ),
-    ("api", &["config", "db", "report", "schema", "service", "store", "writer"]),
+    (
+        "api",
+        &["config", "db", "policy", "report", "retention", "schema", "service", "store", "writer"],
+    ),
     (
         "service",
         &[

@@ -48,9 +48,9 @@ pub enum Placement {
 /// The hold cannot be placed.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// There is no such table, live or archived.
-    #[error("`{0}` must be a table of the database")]
-    NoTable(String),
+    /// There is no such table.
+    #[error("must be a table of the database, live or archived")]
+    NoTable,
     /// Its rows cannot be told apart.
     #[error("`{0}` has no primary key: hold the table or a condition")]
     NoKey(String),
@@ -169,7 +169,7 @@ async fn resolve(
 fn homes<'a>(catalog: &'a Catalog, table: &TableName) -> Result<Vec<&'a Table>, PlaceError> {
     let same_kind = |other: &&Table| super::is_same_row_kind(&other.name, table);
     let homes: Vec<_> = catalog.tables().filter(same_kind).collect();
-    if homes.is_empty() { Err(PlaceError::NoTable(table.plain())) } else { Ok(homes) }
+    if homes.is_empty() { Err(PlaceError::NoTable) } else { Ok(homes) }
 }
 
 /// The keys as the database writes them.

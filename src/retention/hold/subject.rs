@@ -3,7 +3,7 @@
 use super::super::catalog::{Catalog, ForeignKey, OnDelete, Table};
 use super::super::sql::{Ident, Literal, TableName, list};
 use super::{Keys, any, archived, is_archive};
-use crate::policy::{Classification, SubjectLink};
+use crate::policy::{Classification, ClassifiedTable, SubjectLink};
 
 /// A person, and what is known of how rows hang together.
 pub(super) struct Links<'a> {
@@ -136,9 +136,7 @@ impl Links<'_> {
                         .any(|key| key.child_columns.iter().any(|c| c.as_str() == name.as_str()));
                     (!has_key).then(|| equals(alias, name.as_str(), key))
                 }
-                SubjectLink::Named { discriminator, value, id }
-                    if *value == self.subject.plain() =>
-                {
+                SubjectLink::Named { discriminator, value, id } if self.is_named(value) => {
                     let discriminator = equals(alias, discriminator.as_str(), value);
                     Some(format!("({discriminator} and {})", equals(alias, id.as_str(), key)))
                 }
@@ -147,11 +145,23 @@ impl Links<'_> {
             .collect()
     }
 
+    /// Whether a discriminator's value means the person's table. Applications write what they like
+    /// there, so for a table of people every value that the classification names does.
+    fn is_named(&self, value: &str) -> bool {
+        let is_people = self.classified(self.subject).is_some_and(|table| table.account.is_some());
+        is_people || value == self.subject.plain()
+    }
+
     fn subject_links(&self, table: &Table) -> &[SubjectLink] {
-        let classified = self.classification.tables.iter().find(|(name, _)| {
-            name.schema() == table.name.schema.as_str() && name.table() == table.name.name.as_str()
+        self.classified(&table.name).map_or(&[], |table| &table.subject)
+    }
+
+    fn classified(&self, table: &TableName) -> Option<&ClassifiedTable> {
+        let mut tables = self.classification.tables.iter();
+        let found = tables.find(|(name, _)| {
+            name.schema() == table.schema.as_str() && name.table() == table.name.as_str()
         });
-        classified.map_or(&[], |(_, table)| &table.subject)
+        found.map(|(_, table)| table)
     }
 }
 

@@ -4,6 +4,7 @@ mod document;
 mod errors;
 mod executions;
 mod follow;
+mod holds;
 mod operations;
 mod results;
 

@@ -222,7 +222,7 @@ async fn a_hold_that_would_keep_nothing_or_break_statements_is_refused() {
     };
     let wholly = |name: &str| Placement::Table { table: table(name) };
     for (placement, expected) in [
-        (wholly("nowhere"), "`nowhere` must be a table"),
+        (wholly("nowhere"), "must be a table of the database"),
         (rows("heap", &[&["1"]]), "`heap` has no primary key"),
         (rows("people", &[]), "there must be 1 to"),
         (rows("people", &[&["1", "2"]]), "each key must have a value for each of `id`"),

@@ -1,4 +1,5 @@
 //! The lifecycle engine, on the shipped schema and on ones it has never seen.
 
 mod catalog;
+mod check;
 mod hold;

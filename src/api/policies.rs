@@ -1,0 +1,148 @@
+//! Lifecycle policies: `/v1/policies`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::ApiState;
+use super::extract::{Authenticated, ReportSlug};
+use super::problem::Problem;
+use super::query::NoQuery;
+use crate::policy::Policy;
+
+/// Every policy of the jobs folder.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PolicyList {
+    /// By name.
+    pub policies: Vec<PolicySummary>,
+}
+
+/// A policy in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PolicySummary {
+    /// Its name in URLs: its file's, without `.toml`.
+    pub name: String,
+    /// What it does.
+    #[schema(example = "archive")]
+    pub kind: &'static str,
+    /// The same for people.
+    pub description: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// Whether it may run.
+    pub enabled: bool,
+    /// When it runs by itself; none: only by hand.
+    pub cron: Option<String>,
+    /// IANA zone of its cutoff and its schedule.
+    pub time_zone: String,
+    /// SHA-256 of its content in normal form, in hex.
+    pub digest: String,
+    /// Its path.
+    #[serde(rename = "self")]
+    pub itself: String,
+}
+
+/// A policy with all that it says.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PolicyResource {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub summary: PolicySummary,
+    /// The file's content, with every default filled in.
+    #[schema(value_type = Object)]
+    pub content: Value,
+}
+
+impl From<&Policy> for PolicySummary {
+    fn from(policy: &Policy) -> Self {
+        Self {
+            name: policy.name.to_string(),
+            kind: policy.kind.name(),
+            description: policy.description.clone(),
+            owner: policy.owner.clone(),
+            enabled: policy.enabled,
+            cron: policy.schedule.as_ref().map(|schedule| schedule.cron.clone()),
+            time_zone: policy.time_zone.name().to_owned(),
+            digest: policy.digest(),
+            itself: format!("/v1/policies/{}", policy.name),
+        }
+    }
+}
+
+/// List lifecycle policies
+///
+/// As the files are now: a changed file counts from its next use.
+#[utoipa::path(
+    get,
+    path = "/v1/policies",
+    tag = "lifecycle",
+    responses((
+        status = 200,
+        description = "Every policy.",
+        body = PolicyList,
+        example = json!({"policies": [summary_example()]}),
+    ))
+)]
+pub async fn list_policies(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    _: NoQuery,
+) -> Result<Json<PolicyList>, Problem> {
+    let policies = state.services.list_policies(&caller).await?;
+    Ok(Json(PolicyList { policies: policies.iter().map(PolicySummary::from).collect() }))
+}
+
+/// Show a lifecycle policy
+#[utoipa::path(
+    get,
+    path = "/v1/policies/{name}",
+    tag = "lifecycle",
+    params(("name" = String, Path, description = "Name of the policy.",
+        example = "archive-audit-logs")),
+    responses((
+        status = 200,
+        description = "The policy.",
+        body = PolicyResource,
+        example = json!(policy_example()),
+    ))
+)]
+pub async fn show_policy(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    // Names of policies are made as slugs are.
+    ReportSlug(name): ReportSlug,
+    _: NoQuery,
+) -> Result<Json<PolicyResource>, Problem> {
+    let policy = state.services.find_policy(&caller, &name).await?;
+    let content = serde_json::to_value(&policy).expect("names and numbers only");
+    Ok(Json(PolicyResource { summary: PolicySummary::from(&policy), content }))
+}
+
+fn summary_example() -> Value {
+    json!({
+        "name": "archive-audit-logs",
+        "kind": "archive",
+        "description": "Audit rows move to the archive after five years.",
+        "owner": "records-office",
+        "enabled": true,
+        "cron": "30 2 * * SUN",
+        "time_zone": "Africa/Harare",
+        "digest": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+        "self": "/v1/policies/archive-audit-logs"
+    })
+}
+
+fn policy_example() -> Value {
+    let mut policy = summary_example();
+    policy["content"] = json!({
+        "kind": "archive",
+        "limits": {"max_rows": 5_000_000, "max_share": 0.35},
+        "approval": {"required_for": "over_ceiling", "by": "retention.approve"},
+        "table": [{"name": "audit_logs", "age": "created_at", "after": "5 years",
+                   "keep_children": false,
+                   "export": {"format": "parquet", "verify": true}}]
+    });
+    policy
+}
