@@ -267,7 +267,7 @@ pub async fn release_hold(
 ) -> Result<Json<HoldResource>, Problem> {
     let mut errors = Vec::new();
     let reason = read_reason(&mut object, &mut errors);
-    let reason = finish(object, errors, reason)?;
+    let reason = finish(&object, errors, reason)?;
     Ok(Json(state.services.release_hold(&caller, id, &reason).await?.into()))
 }
 
@@ -304,7 +304,7 @@ fn read_hold(mut object: Map<String, Value>) -> Result<NewHold, Problem> {
     if scope.is_none() {
         object.retain(|name, _| !["keys", "where"].contains(&name.as_str()));
     }
-    finish(object, errors, placement.zip(reason))
+    finish(&object, errors, placement.zip(reason))
         .map(|(placement, reason)| (placement, reason, until.flatten()))
 }
 
@@ -350,7 +350,7 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
 }
 
 fn finish<T>(
-    rest: Map<String, Value>,
+    rest: &Map<String, Value>,
     mut errors: Vec<FieldError>,
     read: Option<T>,
 ) -> Result<T, Problem> {

@@ -29,8 +29,8 @@ enum HoldVerb {
     #[command(after_help = "\
 Examples:
   registrar hold place --subject users --key 1042 --reason 'Appeal 2026/17'
-  registrar hold place --table enrollments --key 7 --key 8 --reason 'Audit' --until 2027-12-31T00:00:00Z
-  registrar hold place --table course_enrollments --where \"grade = 'F'\" --reason 'Review of marks'
+  registrar hold place --table orders --key 7 --key 8 --reason 'Audit' --until 2027-12-31T00:00:00Z
+  registrar hold place --table orders --where \"state = 'disputed'\" --reason 'Disputes'
   registrar hold place --table audit_logs --reason 'Investigation'")]
     Place(PlaceArgs),
     /// End a hold; it stays on record

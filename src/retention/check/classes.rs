@@ -41,7 +41,7 @@ pub(super) fn check(catalog: &Catalog, classification: &Classification, findings
                 check_scrubbing(classification, table, classes, findings);
             }
             None => {
-                findings.error(FILE, name, "is classed, but there is no such table: take it out")
+                findings.error(FILE, name, "is classed, but there is no such table: take it out");
             }
         }
     }

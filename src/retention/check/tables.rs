@@ -210,7 +210,7 @@ fn check_references(
     for name in &named {
         match catalog.table(name) {
             None => {
-                findings.error(file, name.plain(), "is no table of the database: mend `cascade`")
+                findings.error(file, name.plain(), "is no table of the database: mend `cascade`");
             }
             Some(child) if child.primary_key.is_empty() => {
                 findings.error(

@@ -2,11 +2,13 @@
 
 use registrar::policy::Policies;
 use registrar::retention::catalog::Catalog;
-use registrar::retention::check::{self, Severity};
+use registrar::retention::check;
 use sqlx::{Connection, Executor, PgConnection};
 
+use crate::support::TestApp;
 use crate::support::app::jobs_dir;
 use crate::support::database::{Contents, TestDatabase, sql};
+use crate::support::process::Process;
 
 /// What `policy check` finds with these files, after these statements; warnings begin so.
 async fn find(contents: Contents, statements: &str, files: &[(&str, &str)]) -> Vec<String> {
@@ -65,7 +67,6 @@ async fn a_column_that_is_not_classed_or_is_gone_is_found_live_and_archived() {
     let found = find_with(Contents::Schema, statements, &policies).await;
     expect(&found, "classification.toml: `users.nickname` is not classed: add `nickname = { class");
     expect(&found, "`users.city` is classed, but there is no such column: take it out");
-    expect(&found, "anonymize-erased-users.toml");
     expect(&found, "`surveys` is not classed: add a table [surveys]");
     expect(&found, "`archive.audit_logs.mood` is kept in the archive and is not classed");
     expect(&found, "`archive.forgotten` is an archive of a table that is gone");
@@ -289,7 +290,20 @@ async fn policies_that_contradict_each_other_are_found() {
     assert!(found.is_empty(), "{found:?}");
 }
 
-#[test]
-fn a_warning_is_no_error() {
-    assert!(Severity::Error < Severity::Warning);
+#[tokio::test]
+async fn the_command_exits_with_3_when_something_does_not_fit() {
+    let app = TestApp::new().await;
+    let mut fits = Process::start(&app.config, &["policy", "check"]);
+    assert_eq!(fits.ended().await.code(), Some(0), "{}", fits.log());
+    app.services
+        .db
+        .execute(sqlx::raw_sql("alter table users add column nickname text"))
+        .await
+        .unwrap();
+    for arguments in [["policy", "check"], ["policy", "coverage"]] {
+        let mut refused = Process::start(&app.config, &arguments);
+        assert_eq!(refused.ended().await.code(), Some(3), "{}", refused.log());
+    }
+    let mut listed = Process::start(&app.config, &["hold", "list", "--json"]);
+    assert_eq!(listed.ended().await.code(), Some(0), "{}", listed.log());
 }
