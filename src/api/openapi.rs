@@ -19,7 +19,7 @@ const BEARER: &str = "bearer";
 const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
     Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
 
-const TAGS: [(&str, &str); _] = [
+const TAGS: [(&str, &str); 7] = [
     ("reports", "What can be run."),
     ("executions", "Runs of reports: submit, follow, cancel."),
     ("results", "Files of completed executions."),
