@@ -7,4 +7,5 @@ pub mod catalog;
 pub mod check;
 pub mod condition;
 pub mod hold;
+pub mod run;
 pub mod sql;

@@ -1,0 +1,273 @@
+//! What a run does to each table, and how far it is.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+/// A table of a run.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct RunTable {
+    /// Place in the order, from 0.
+    pub position: i32,
+    /// The table.
+    pub table_name: String,
+    /// `archive` or `purge`.
+    pub action: String,
+    /// `pending`, `processing` or `completed`.
+    pub status: String,
+    /// Rows older than this go; `None` for rows that go with their parents.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// How often the table was walked through.
+    pub pass: i32,
+    /// The key after which the walk goes on.
+    #[serde(skip)]
+    pub cursor: Option<Vec<String>>,
+    /// The key at which the walk ends.
+    #[serde(skip)]
+    pub last_key: Option<Vec<String>>,
+    /// Rows of the table when the run began.
+    pub total: i64,
+    /// Rows that were to go.
+    pub eligible: i64,
+    /// Old enough, but held.
+    pub held: i64,
+    /// Without an age.
+    pub indeterminate: i64,
+    /// Old enough, but others reference them.
+    pub blocked: i64,
+    /// Rows that went.
+    pub done: i64,
+    /// Rows that somebody had locked to the end.
+    pub skipped: i64,
+    /// Transactions so far.
+    pub chunks: i64,
+    /// Bytes of the rows that went.
+    pub bytes_done: i64,
+    /// Hash over the keys of the rows that went, whatever their order.
+    pub keys_hash: String,
+    /// Bytes on disk before.
+    pub size_before: Option<i64>,
+    /// Bytes on disk after: rows that went leave room that only new rows use.
+    pub size_after: Option<i64>,
+    /// When its first chunk began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was done.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// A table of a run, as the preview found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTable {
+    /// The table.
+    pub table_name: String,
+    /// `archive` or `purge`.
+    pub action: &'static str,
+    /// Rows older than this go.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// Rows of the table.
+    pub total: i64,
+    /// Rows that will go.
+    pub eligible: i64,
+    /// Old enough, but held.
+    pub held: i64,
+    /// Without an age.
+    pub indeterminate: i64,
+    /// Old enough, but referenced.
+    pub blocked: i64,
+    /// Bytes on disk.
+    pub size_before: i64,
+}
+
+/// Stores the tables of a run, in order. Tables that are there already stay as they are: a resumed
+/// run keeps its cursors.
+///
+/// # Errors
+/// The database's.
+pub async fn insert_tables(
+    connection: &mut PgConnection,
+    run_id: i64,
+    tables: &[NewTable],
+) -> Result<(), sqlx::Error> {
+    for (position, table) in tables.iter().enumerate() {
+        sqlx::query(
+            "insert into lifecycle_run_tables
+                    (run_id, position, table_name, action, cutoff, total, eligible, held,
+                     indeterminate, blocked, size_before)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             on conflict do nothing",
+        )
+        .bind(run_id)
+        .bind(i32::try_from(position).unwrap_or(i32::MAX))
+        .bind(&table.table_name)
+        .bind(table.action)
+        .bind(table.cutoff)
+        .bind(table.total)
+        .bind(table.eligible)
+        .bind(table.held)
+        .bind(table.indeterminate)
+        .bind(table.blocked)
+        .bind(table.size_before)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The tables of a run, in order.
+///
+/// # Errors
+/// The database's.
+pub async fn tables_of(
+    connection: &mut PgConnection,
+    run_id: i64,
+) -> Result<Vec<RunTable>, sqlx::Error> {
+    sqlx::query_as(
+        "select position, table_name, action, status, cutoff, pass, cursor, last_key, total,
+                eligible, held, indeterminate, blocked, done, skipped, chunks, bytes_done,
+                keys_hash, size_before, size_after, started_at, completed_at
+           from lifecycle_run_tables
+          where run_id = $1
+          order by position",
+    )
+    .bind(run_id)
+    .fetch_all(connection)
+    .await
+}
+
+/// pending → processing, or no change for a table that was begun before.
+///
+/// # Errors
+/// The database's.
+pub async fn begin_table(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables
+            set status = 'processing', started_at = coalesce(started_at, now())
+          where run_id = $1 and position = $2 and status = 'pending'",
+    )
+    .bind(run_id)
+    .bind(position)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Begins a walk through the table, to end at `last_key`.
+///
+/// # Errors
+/// The database's.
+pub async fn next_pass(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+    last_key: &[String],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables
+            set pass = pass + 1, cursor = null, last_key = $3
+          where run_id = $1 and position = $2 and status = 'processing'",
+    )
+    .bind(run_id)
+    .bind(position)
+    .bind(last_key)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What a chunk did to a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChunkDone {
+    /// Rows that went.
+    pub rows: i64,
+    /// Their size.
+    pub bytes: i64,
+    /// Exclusive or of the hashes of their keys, under two seeds.
+    pub keys: (i64, i64),
+}
+
+/// Adds a chunk to a table's account and moves its cursor, in the transaction that did it.
+///
+/// # Errors
+/// The database's.
+pub async fn store_chunk(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+    cursor: Option<&[String]>,
+    done: &ChunkDone,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables
+            set cursor = coalesce($3, cursor), done = done + $4, bytes_done = bytes_done + $5,
+                chunks = chunks + 1,
+                keys_hash = lpad(to_hex(('x' || left(keys_hash, 16))::bit(64)::bigint # $6),
+                                 16, '0')
+                         || lpad(to_hex(('x' || right(keys_hash, 16))::bit(64)::bigint # $7),
+                                 16, '0')
+          where run_id = $1 and position = $2",
+    )
+    .bind(run_id)
+    .bind(position)
+    .bind(cursor)
+    .bind(done.rows)
+    .bind(done.bytes)
+    .bind(done.keys.0)
+    .bind(done.keys.1)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Stores what stays in a table at the end, and why.
+///
+/// # Errors
+/// The database's.
+pub async fn store_counts(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+    held: i64,
+    blocked: i64,
+    skipped: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables
+            set held = $3, blocked = $4, skipped = $5
+          where run_id = $1 and position = $2 and status = 'processing'",
+    )
+    .bind(run_id)
+    .bind(position)
+    .bind(held)
+    .bind(blocked)
+    .bind(skipped)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// processing → completed.
+///
+/// # Errors
+/// The database's.
+pub async fn end_table(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+    size_after: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables
+            set status = 'completed', completed_at = now(), size_after = $3
+          where run_id = $1 and position = $2 and status in ('pending', 'processing')",
+    )
+    .bind(run_id)
+    .bind(position)
+    .bind(size_after)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
