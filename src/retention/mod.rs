@@ -2,10 +2,28 @@
 //!
 //! Nothing here knows which tables exist: a policy names them, [`catalog`] says how they hang
 //! together, [`sql`] is the one gate through which statements made of their names reach a server.
+//!
+//! ```text
+//! policy ─► rule ─► plan ─► preview ─► digest
+//!                    │
+//!                    └────► engine ─► chunk loop ─► move (lock, look again, act, account)
+//!                                                    │
+//!                            run, run tables ◄───────┘   each chunk one transaction
+//! ```
 
+pub mod archive;
 pub mod catalog;
 pub mod check;
 pub mod condition;
 pub mod hold;
+pub mod chunk;
+pub mod engine;
+pub mod error;
+pub mod guard;
+pub mod moves;
+pub mod plan;
+pub mod reference;
+pub mod restore;
+pub mod rule;
 pub mod run;
 pub mod sql;

@@ -30,7 +30,7 @@ pub use lease::{
 };
 pub use lease::{note_ticket, note_waiting, retry_later};
 pub use table::{ChunkDone, NewTable, RunTable, begin_table, end_table, insert_tables, tables_of};
-pub use table::{next_pass, store_chunk, store_counts};
+pub use table::{next_pass, store_chunk, store_counts, store_cursor};
 
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

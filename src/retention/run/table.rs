@@ -189,7 +189,7 @@ pub struct ChunkDone {
     pub keys: (i64, i64),
 }
 
-/// Adds a chunk to a table's account and moves its cursor, in the transaction that did it.
+/// Adds what a chunk did to a table's account, in the transaction that did it.
 ///
 /// # Errors
 /// The database's.
@@ -197,26 +197,46 @@ pub async fn store_chunk(
     connection: &mut PgConnection,
     run_id: i64,
     position: i32,
-    cursor: Option<&[String]>,
     done: &ChunkDone,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update lifecycle_run_tables
-            set cursor = coalesce($3, cursor), done = done + $4, bytes_done = bytes_done + $5,
-                chunks = chunks + 1,
-                keys_hash = lpad(to_hex(('x' || left(keys_hash, 16))::bit(64)::bigint # $6),
+            set done = done + $3, bytes_done = bytes_done + $4, chunks = chunks + 1,
+                keys_hash = lpad(to_hex(('x' || left(keys_hash, 16))::bit(64)::bigint # $5),
                                  16, '0')
-                         || lpad(to_hex(('x' || right(keys_hash, 16))::bit(64)::bigint # $7),
+                         || lpad(to_hex(('x' || right(keys_hash, 16))::bit(64)::bigint # $6),
                                  16, '0')
           where run_id = $1 and position = $2",
     )
     .bind(run_id)
     .bind(position)
-    .bind(cursor)
     .bind(done.rows)
     .bind(done.bytes)
     .bind(done.keys.0)
     .bind(done.keys.1)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Moves a table's cursor, in the transaction that did the rows before it.
+///
+/// # Errors
+/// The database's.
+pub async fn store_cursor(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+    cursor: &[String],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables
+            set cursor = $3
+          where run_id = $1 and position = $2 and status = 'processing'",
+    )
+    .bind(run_id)
+    .bind(position)
+    .bind(cursor)
     .execute(connection)
     .await?;
     Ok(())

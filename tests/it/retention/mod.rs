@@ -1,5 +1,7 @@
 //! The lifecycle engine, on the shipped schema and on ones it has never seen.
 
+mod archive;
 mod catalog;
 mod check;
 mod hold;
+mod world;

@@ -1,0 +1,257 @@
+//! The loop under every destructive run: one short transaction per chunk.
+//!
+//! Each transaction first locks the run's row with the attempt (so that a pause, a cancel or a
+//! worker that took over stops it), then does the [`Step`]'s chunk, which stores its cursor, and
+//! commits. The size of a chunk follows the time that the last one took. A lock that somebody else
+//! holds costs a short wait and a smaller chunk, never a long one. Between chunks the loop waits
+//! while replicas, long transactions or the machine's load ask for it.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{RetentionError, is_lock_conflict};
+use super::run;
+use crate::policy::{Limits, PauseWhen};
+
+/// Rows of the first chunk: small, because nobody knows yet how long a row takes.
+const FIRST_ROWS: i64 = 500;
+/// Fewer rows are not worth a transaction.
+const MIN_ROWS: i64 = 20;
+/// More rows are slower, and hold their locks for longer (measured).
+const MAX_ROWS: i64 = 10_000;
+/// Tries of one chunk against locks of others before the attempt ends.
+const MAX_TRIES: u32 = 12;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How often the signs of load are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// No chunk takes this long in earnest; the server ends one that does.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What one chunk did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It looked at so many rows, and there may be more.
+    More {
+        /// Rows that it walked over.
+        walked: i64,
+    },
+    /// There was nothing left.
+    End,
+    /// So many rows cannot be done at once; fewer may.
+    TooMany,
+}
+
+/// One kind of work, done chunk by chunk.
+pub trait Step {
+    /// What messages call it.
+    fn name(&self) -> String;
+
+    /// Does at most `rows` rows, and stores how far it is, in the transaction of `connection`.
+    ///
+    /// # Errors
+    /// Rolls the transaction back; lock conflicts are tried again with fewer rows.
+    fn chunk(
+        &mut self,
+        connection: &mut PgConnection,
+        rows: i64,
+    ) -> impl Future<Output = Result<Progress, RetentionError>> + Send;
+}
+
+/// The attempt that works on a run.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The run.
+    pub run_id: i64,
+    /// The fencing token.
+    pub number: i32,
+    /// How long the lease lasts after each chunk.
+    pub lease_secs: i32,
+    /// Cancelled when this process ends, or the lease is lost.
+    pub stop: CancellationToken,
+}
+
+/// The loop, with what it learned of the speed of things.
+#[derive(Debug)]
+pub struct ChunkLoop<'a> {
+    db: &'a PgPool,
+    attempt: &'a Attempt,
+    limits: Limits,
+    time_zone: &'static str,
+    rows: i64,
+    looked_at: Option<Instant>,
+}
+
+impl<'a> ChunkLoop<'a> {
+    /// For one attempt; sizes carry over from table to table.
+    pub fn new(
+        db: &'a PgPool,
+        attempt: &'a Attempt,
+        limits: Limits,
+        time_zone: chrono_tz::Tz,
+    ) -> Self {
+        Self { db, attempt, limits, time_zone: time_zone.name(), rows: FIRST_ROWS, looked_at: None }
+    }
+
+    /// Runs chunks until there is nothing left.
+    ///
+    /// # Errors
+    /// [`RetentionError::Lost`] when the run is not ours any more, [`RetentionError::Stopped`],
+    /// [`RetentionError::Locked`] after many tries, or the step's own.
+    pub async fn run(&mut self, step: &mut impl Step) -> Result<(), RetentionError> {
+        let mut tries = 0;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if self.attempt.stop.is_cancelled() {
+                return Err(RetentionError::Stopped);
+            }
+            self.wait_for_calm().await?;
+            let began = Instant::now();
+            match self.one(step).await {
+                Ok(Progress::End) => return Ok(()),
+                Ok(Progress::TooMany) => self.rows = (self.rows / 2).max(1),
+                Ok(Progress::More { walked }) => {
+                    (tries, pause) = (0, FIRST_PAUSE);
+                    let taken = began.elapsed();
+                    metrics::histogram!("registrar_lifecycle_chunk_seconds")
+                        .record(taken.as_secs_f64());
+                    self.adapt(taken, walked);
+                }
+                Err(error) if is_lock_conflict(&error) => {
+                    tries += 1;
+                    metrics::counter!("registrar_lifecycle_lock_waits_total").increment(1);
+                    if tries >= MAX_TRIES {
+                        return Err(RetentionError::Locked { table: step.name(), tries });
+                    }
+                    self.rows = (self.rows / 2).max(MIN_ROWS);
+                    self.sleep(pause).await?;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn one(&self, step: &mut impl Step) -> Result<Progress, RetentionError> {
+        let mut tx = self.db.begin().await?;
+        sqlx::query(
+            "select set_config('lock_timeout', $1, true),
+                    set_config('statement_timeout', $2, true),
+                    set_config('TimeZone', $3, true)",
+        )
+        .bind(self.limits.lock_timeout.duration().as_millis().to_string())
+        .bind(STATEMENT_TIMEOUT.as_millis().to_string())
+        .bind(self.time_zone)
+        .execute(&mut *tx)
+        .await?;
+        let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
+        if !run::beat(&mut tx, run_id, number, lease_secs).await? {
+            return Err(RetentionError::Lost);
+        }
+        let progress = step.chunk(&mut tx, self.rows).await?;
+        match progress {
+            Progress::TooMany => tx.rollback().await?,
+            Progress::More { .. } | Progress::End => tx.commit().await?,
+        }
+        Ok(progress)
+    }
+
+    /// Twice as many rows at most, half as many at least: one odd chunk says little.
+    fn adapt(&mut self, taken: Duration, walked: i64) {
+        let target = self.limits.chunk_target.duration().as_secs_f64();
+        let factor = (target / taken.as_secs_f64().max(0.000_1)).clamp(0.5, 2.0);
+        if factor > 1.0 && walked < self.rows {
+            return; // the last chunk of a table was not full and tells nothing
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "between 20 and 20,000"
+        )]
+        let rows = (self.rows as f64 * factor) as i64;
+        self.rows = rows.clamp(MIN_ROWS, MAX_ROWS);
+    }
+
+    /// Waits while the policy's signs of load say so, and says what for.
+    async fn wait_for_calm(&mut self) -> Result<(), RetentionError> {
+        let signs = self.limits.pause_when;
+        if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        let mut has_waited = false;
+        let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
+        loop {
+            let mut connection = self.db.acquire().await?;
+            let reason = sign_of_load(&mut connection, &signs).await?;
+            if reason.is_some() || has_waited {
+                run::note_waiting(&mut connection, run_id, number, reason.as_deref()).await?;
+            }
+            self.looked_at = Some(Instant::now());
+            if reason.is_none() {
+                return Ok(());
+            }
+            if !run::beat(&mut connection, run_id, number, lease_secs).await? {
+                return Err(RetentionError::Lost);
+            }
+            drop(connection);
+            has_waited = true;
+            self.sleep(LOOK_EVERY).await?;
+        }
+    }
+
+    async fn sleep(&self, time: Duration) -> Result<(), RetentionError> {
+        tokio::select! {
+            () = self.attempt.stop.cancelled() => Err(RetentionError::Stopped),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+}
+
+/// Why a run should wait, if it should.
+async fn sign_of_load(
+    connection: &mut PgConnection,
+    signs: &PauseWhen,
+) -> Result<Option<String>, sqlx::Error> {
+    if let Some(most) = signs.replica_lag {
+        let lag: Option<f64> = sqlx::query_scalar(
+            "select max(extract(epoch from replay_lag))::float8 from pg_stat_replication",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if lag.is_some_and(|lag| lag > most.duration().as_secs_f64()) {
+            return Ok(Some(format!("a replica is over {most} behind")));
+        }
+    }
+    if let Some(most) = signs.oldest_transaction {
+        let age: Option<f64> = sqlx::query_scalar(
+            "select max(extract(epoch from now() - xact_start))::float8
+               from pg_stat_activity
+              where pid <> pg_backend_pid() and backend_type = 'client backend'
+                and datname = current_database()",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if age.is_some_and(|age| age > most.duration().as_secs_f64()) {
+            return Ok(Some(format!("a transaction has been open for over {most}")));
+        }
+    }
+    if let Some(most) = signs.load_per_core
+        && load_per_core().is_some_and(|load| load > most)
+    {
+        return Ok(Some(format!("this machine's load is over {most} per core")));
+    }
+    Ok(None)
+}
+
+/// The load of this machine over the last minute, where `/proc` tells it.
+fn load_per_core() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = text.split(' ').next()?.parse().ok()?;
+    let cores = std::thread::available_parallelism().ok()?;
+    #[expect(clippy::cast_precision_loss, reason = "machines have fewer cores")]
+    let cores = cores.get() as f64;
+    Some(load / cores)
+}

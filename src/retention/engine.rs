@@ -1,0 +1,400 @@
+//! Runs a claimed run to its end: look, ask, work, check again, tidy.
+//!
+//! Everything is stored as it goes, so that whoever takes a run over goes on where it stopped: the
+//! plan follows from policy, catalog and the run's instant; the tables and their cursors are rows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use sqlx::{Connection, PgConnection, PgPool, Row};
+
+use super::archive;
+use super::catalog::Catalog;
+use super::chunk::{Attempt, ChunkLoop};
+use super::error::RetentionError;
+use super::guard::Guard;
+use super::moves::{From, Move, is_backward};
+use super::plan::{Plan, preview};
+use super::reference::References;
+use super::rule::{Action, Rule};
+use super::run::{self, Claimed, RunTable};
+use super::sql::{Ident, TableName, dynamic};
+use crate::policy::{ApprovalRule, Classification, Policy};
+
+/// Walks in a row that moved nothing although rows were free to go: they are locked all the time.
+const MAX_IDLE_PASSES: u32 = 5;
+/// Pause before such rows are tried again, longer each time.
+const IDLE_PAUSE: Duration = Duration::from_millis(200);
+
+/// How an attempt ended that was not stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All done.
+    Completed,
+    /// It is over a ceiling; the text says which.
+    NeedsApproval(String),
+}
+
+/// Works on a run until it is done.
+///
+/// # Errors
+/// [`RetentionError`]; everything committed so far stays done and accounted for.
+pub async fn run(
+    db: &PgPool,
+    policy: &Policy,
+    classification: &Arc<Classification>,
+    claimed: &Claimed,
+    attempt: &Attempt,
+) -> Result<Outcome, RetentionError> {
+    if policy.digest() != claimed.policy_digest {
+        let message = format!(
+            "policy `{}` has changed since the run was asked for: start a new run",
+            policy.name
+        );
+        return Err(RetentionError::refused("policy_changed", message));
+    }
+    let mut connection = db.acquire().await?;
+    let catalog = Catalog::read(&mut connection).await?;
+    let plan = Plan::compile(&mut connection, &catalog, policy, claimed.as_of).await?;
+    let known = run::tables_of(&mut connection, claimed.id).await?;
+    let guard = Guard::load(&mut connection, classification).await?;
+    drop(connection);
+    if known.is_empty()
+        && let Some(why) = look(db, &catalog, policy, &plan, &guard, claimed, attempt).await?
+    {
+        return Ok(Outcome::NeedsApproval(why));
+    }
+    let worker =
+        Worker { db, catalog: &catalog, attempt, guard: &guard, time_zone: policy.time_zone };
+    let mut chunks = ChunkLoop::new(db, attempt, policy.limits, policy.time_zone);
+    let mut position = 0;
+    for group in &plan.groups {
+        let rules = worker.places(group, &mut position).await?;
+        worker.work_group(&mut chunks, &rules).await?;
+    }
+    Ok(Outcome::Completed)
+}
+
+/// What a policy would do, now or as of an instant.
+///
+/// # Errors
+/// [`RetentionError`]
+pub async fn preview_policy(
+    connection: &mut PgConnection,
+    policy: &Policy,
+    classification: &Arc<Classification>,
+    as_of: Option<chrono::DateTime<chrono::Utc>>,
+) -> Result<super::plan::Preview, RetentionError> {
+    let as_of = match as_of {
+        Some(as_of) => as_of,
+        None => sqlx::query_scalar("select now()").fetch_one(&mut *connection).await?,
+    };
+    set_zone(connection, policy.time_zone).await?;
+    let catalog = Catalog::read(connection).await?;
+    let plan = Plan::compile(connection, &catalog, policy, as_of).await?;
+    let guard = Guard::load(connection, classification).await?;
+    let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
+    preview(connection, &catalog, &held, policy, &plan).await
+}
+
+/// Previews, compares with what the person saw, and stores the tables. Returns why a second person
+/// must be asked, if so.
+async fn look(
+    db: &PgPool,
+    catalog: &Catalog,
+    policy: &Policy,
+    plan: &Plan,
+    guard: &Guard,
+    claimed: &Claimed,
+    attempt: &Attempt,
+) -> Result<Option<String>, RetentionError> {
+    let mut tx = db.begin().await?;
+    // One snapshot for all tables.
+    sqlx::query("set transaction isolation level repeatable read").execute(&mut *tx).await?;
+    set_zone(&mut tx, policy.time_zone).await?;
+    let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
+    let found = preview(&mut tx, catalog, &held, policy, plan).await?;
+    tx.commit().await?;
+    if claimed.preview_digest.as_ref().is_some_and(|seen| *seen != found.digest) {
+        let message = "the rows have changed since the preview: look at a new one";
+        return Err(RetentionError::refused("stale_digest", message));
+    }
+    if !found.over_ceiling.is_empty() && !claimed.is_approved {
+        let why = found.over_ceiling.join("; ");
+        return match policy.approval.required_for {
+            ApprovalRule::Never => Err(RetentionError::refused(
+                "over_ceiling",
+                format!("{why}: nothing was done; raise the limit if that is right"),
+            )),
+            ApprovalRule::Manual | ApprovalRule::OverCeiling | ApprovalRule::Always => {
+                Ok(Some(why))
+            }
+        };
+    }
+    let mut tx = db.begin().await?;
+    if !run::beat(&mut tx, attempt.run_id, attempt.number, attempt.lease_secs).await? {
+        return Err(RetentionError::Lost);
+    }
+    run::insert_tables(&mut tx, attempt.run_id, &found.run_tables()).await?;
+    tx.commit().await?;
+    Ok(None)
+}
+
+/// A rule with its places among the run's tables.
+struct Placed<'a> {
+    rule: &'a Rule,
+    table: RunTable,
+    along: BTreeMap<TableName, i32>,
+}
+
+struct Worker<'a> {
+    db: &'a PgPool,
+    catalog: &'a Catalog,
+    attempt: &'a Attempt,
+    guard: &'a Guard,
+    time_zone: Tz,
+}
+
+impl Worker<'_> {
+    /// Finds the rows of a group's rules. They were stored in the plan's order.
+    async fn places<'r>(
+        &self,
+        group: &'r [Rule],
+        position: &mut usize,
+    ) -> Result<Vec<Placed<'r>>, RetentionError> {
+        let mut connection = self.db.acquire().await?;
+        let tables = run::tables_of(&mut connection, self.attempt.run_id).await?;
+        let mut placed = Vec::new();
+        for rule in group {
+            let table = tables.get(*position).filter(|t| t.table_name == rule.table.plain());
+            let Some(table) = table.cloned() else { return Err(catalog_changed()) };
+            *position += 1;
+            let mut along = BTreeMap::new();
+            for name in &rule.along {
+                let stored = tables.get(*position).filter(|t| t.table_name == name.plain());
+                let Some(stored) = stored else { return Err(catalog_changed()) };
+                // Rows of the rule's own table are its own account.
+                if *name != rule.table {
+                    along.insert(name.clone(), stored.position);
+                }
+                *position += 1;
+            }
+            placed.push(Placed { rule, table, along });
+        }
+        Ok(placed)
+    }
+
+    /// Works on tables until none of them moves a row any more. One round is enough unless they
+    /// reference each other in a circle.
+    async fn work_group(
+        &self,
+        chunks: &mut ChunkLoop<'_>,
+        group: &[Placed<'_>],
+    ) -> Result<(), RetentionError> {
+        let open: Vec<_> = group.iter().filter(|p| p.table.status != "completed").collect();
+        loop {
+            let mut moved = 0;
+            for placed in &open {
+                moved += self.work_table(chunks, placed).await?;
+            }
+            if open.len() < 2 || moved == 0 {
+                break;
+            }
+        }
+        for placed in open {
+            self.end_table(placed).await?;
+        }
+        Ok(())
+    }
+
+    async fn work_table(
+        &self,
+        chunks: &mut ChunkLoop<'_>,
+        placed: &Placed<'_>,
+    ) -> Result<i64, RetentionError> {
+        let (run_id, position) = (self.attempt.run_id, placed.table.position);
+        self.prepare(placed).await?;
+        let mut connection = self.db.acquire().await?;
+        let mut moved = 0;
+        let mut idle = 0;
+        let mut resumed = placed.table.cursor.clone().zip(placed.table.last_key.clone());
+        loop {
+            let (from, last_key) = match resumed.take() {
+                Some((cursor, last)) => (From::After(cursor), last),
+                None => {
+                    let mut tx = connection.begin().await?;
+                    set_zone(&mut tx, self.time_zone).await?;
+                    let found = bounds(&mut tx, self.catalog, placed.rule).await?;
+                    tx.commit().await?;
+                    let Some((first, last)) = found else { break };
+                    run::next_pass(&mut connection, run_id, position, &last).await?;
+                    (From::At(first), last)
+                }
+            };
+            let mut step = Move {
+                catalog: self.catalog,
+                rule: placed.rule,
+                run_id,
+                position,
+                along_positions: placed.along.clone(),
+                from,
+                last_key,
+                moved: 0,
+                guard: self.guard.clone(),
+            };
+            chunks.run(&mut step).await?;
+            moved += step.moved;
+            let left = self.what_is_left(&mut connection, placed).await?;
+            if left == 0 {
+                break;
+            }
+            idle = if step.moved == 0 { idle + 1 } else { 0 };
+            if idle >= MAX_IDLE_PASSES {
+                tracing::warn!(
+                    table = placed.rule.table.plain(),
+                    rows = left,
+                    "rows stay locked by others and are left for the next run"
+                );
+                break;
+            }
+            tokio::select! {
+                () = self.attempt.stop.cancelled() => return Err(RetentionError::Stopped),
+                () = tokio::time::sleep(IDLE_PAUSE * idle) => {}
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Makes what the first chunk needs.
+    async fn prepare(&self, placed: &Placed<'_>) -> Result<(), RetentionError> {
+        let mut tx = self.db.begin().await?;
+        let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
+        if !run::beat(&mut tx, run_id, number, lease_secs).await? {
+            return Err(RetentionError::Lost);
+        }
+        run::begin_table(&mut tx, run_id, placed.table.position).await?;
+        if placed.rule.action == Action::Archive {
+            let names = placed.along.keys().chain([&placed.rule.table]);
+            for table in names.filter_map(|name| self.catalog.table(name)) {
+                let (owner, column) = &placed.rule.age_column;
+                let age = (*owner == table.name).then_some(column);
+                archive::prepare(&mut tx, self.catalog, table, age).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Counts what stays and why, stores it, and returns how many rows are free to go: SKIP LOCKED
+    /// finding nothing is no proof that nothing is left.
+    async fn what_is_left(
+        &self,
+        connection: &mut PgConnection,
+        placed: &Placed<'_>,
+    ) -> Result<i64, RetentionError> {
+        let mut tx = connection.begin().await?;
+        set_zone(&mut tx, self.time_zone).await?;
+        let mut guard = self.guard.clone();
+        guard.for_chunk(&mut tx).await?;
+        let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
+        let references = References::now(self.catalog, &held);
+        let rule = placed.rule;
+        let row = sqlx::query(dynamic(format!(
+            "select count(*) filter (where held) as held,
+                    count(*) filter (where not held and blocked) as blocked,
+                    count(*) filter (where not held and not blocked) as free
+               from (select {held} as held, {blocked} as blocked
+                       from {table} as {alias}
+                      where {eligible}) eligible",
+            held = references.is_held(rule),
+            blocked = references.is_blocked(rule),
+            table = rule.table,
+            alias = rule.alias(),
+            eligible = rule.is_eligible(),
+        )))
+        .persistent(false)
+        .fetch_one(&mut *tx)
+        .await?;
+        let free: i64 = row.get("free");
+        let (held, blocked) = (row.get("held"), row.get("blocked"));
+        let (run_id, position) = (self.attempt.run_id, placed.table.position);
+        run::store_counts(&mut tx, run_id, position, held, blocked, free).await?;
+        tx.commit().await?;
+        Ok(free)
+    }
+
+    /// Gives the room of rows that went back to the table, and closes its account.
+    async fn end_table(&self, placed: &Placed<'_>) -> Result<(), RetentionError> {
+        let run_id = self.attempt.run_id;
+        let mut connection = self.db.acquire().await?;
+        let positions = placed.along.values().copied().chain([placed.table.position]);
+        let names = placed.along.keys().chain([&placed.rule.table]);
+        for (name, position) in names.zip(positions) {
+            let vacuum = dynamic(format!("vacuum (analyze) {name}"));
+            if let Err(error) = sqlx::raw_sql(vacuum).execute(&mut *connection).await {
+                // Autovacuum does the same later; the rows are where they should be.
+                tracing::warn!(
+                    table = name.plain(),
+                    error = RetentionError::from(error).to_string(),
+                    "cannot vacuum"
+                );
+            }
+            let size: Option<i64> =
+                sqlx::query_scalar("select pg_total_relation_size(to_regclass($1))")
+                    .bind(name.to_string())
+                    .fetch_one(&mut *connection)
+                    .await?;
+            let size = size.unwrap_or_default();
+            run::end_table(&mut connection, run_id, position, size).await?;
+        }
+        Ok(())
+    }
+}
+
+/// An operator's condition may cast between dates and times: that is done in the policy's zone.
+async fn set_zone(connection: &mut PgConnection, zone: Tz) -> Result<(), sqlx::Error> {
+    sqlx::query("select set_config('TimeZone', $1, true)")
+        .bind(zone.name())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn catalog_changed() -> RetentionError {
+    let message = "the tables have changed since the run began: cancel it and start a new one";
+    RetentionError::refused("catalog_changed", message)
+}
+
+/// The first and the last key of rows that are old enough, in the walk's direction.
+async fn bounds(
+    connection: &mut PgConnection,
+    catalog: &Catalog,
+    rule: &Rule,
+) -> Result<Option<(Vec<String>, Vec<String>)>, RetentionError> {
+    let names: Vec<_> = rule.key.iter().map(|column| column.name.to_string()).collect();
+    let texts: Vec<_> = names.iter().map(|name| format!("{name}::text")).collect();
+    let order = |direction: &str| {
+        let parts: Vec<_> = names.iter().map(|name| format!("{name} {direction}")).collect();
+        parts.join(", ")
+    };
+    let (first, last) = if is_backward(catalog, rule) { ("desc", "asc") } else { ("asc", "desc") };
+    let keys: Vec<_> = names.iter().map(|name| format!("{}.{name}", rule.alias())).collect();
+    let statement = format!(
+        "with eligible as materialized (
+             select {keys} from {table} as {alias} where {condition})
+         select (select array[{texts}] from eligible order by {ascending} limit 1),
+                (select array[{texts}] from eligible order by {descending} limit 1)",
+        keys = keys.join(", "),
+        table = rule.table,
+        alias = rule.alias(),
+        condition = rule.is_eligible(),
+        texts = texts.join(", "),
+        ascending = order(first),
+        descending = order(last),
+    );
+    let found: (Option<Vec<String>>, Option<Vec<String>>) =
+        sqlx::query_as(dynamic(statement)).persistent(false).fetch_one(connection).await?;
+    Ok(found.0.zip(found.1))
+}

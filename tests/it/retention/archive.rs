@@ -1,0 +1,236 @@
+use registrar::retention::error::RetentionError;
+use registrar::retention::restore::{Which, restore_table};
+
+use super::world::{World, policy};
+use crate::support::database::Contents;
+
+const NOTES: &str = "
+    create table notes (
+        id bigint generated always as identity primary key,
+        body text not null, extra json, at timestamptz,
+        size int generated always as (length(body)) stored);
+    create index on notes (at);";
+
+fn notes() -> registrar::policy::Policy {
+    policy("archive", "[[table]]\nname = \"notes\"\nage = \"at\"\nafter = \"5 years\"\n")
+}
+
+#[tokio::test]
+async fn old_rows_move_whole_and_the_rest_stays() {
+    let world = World::new(
+        Contents::Schema,
+        &format!(
+            "{NOTES}
+             insert into notes (body, extra, at)
+             select 'note ' || n, json_build_object('n', n), now() - n * interval '1 month' + interval '1 hour'
+               from generate_series(1, 120) n;"
+        ),
+    )
+    .await;
+    let before = world.text("select string_agg(n::text, '|' order by id) from notes n").await;
+    let tables = world.run(&notes()).await;
+    assert_eq!((tables[0].eligible, tables[0].done, tables[0].skipped), (60, 60, 0));
+    assert_eq!(world.number("select count(*) from notes").await, 60);
+    let after = world
+        .text(
+            "select string_agg(n::text, '|' order by id)
+               from (select id, body, extra, at, size from notes
+                     union all select id, body, extra, at, size from archive.notes) n",
+        )
+        .await;
+    assert_eq!(before, after, "no row is lost, doubled or changed");
+    assert_eq!(world.number("select count(*) from everything.notes").await, 120);
+    let again = world.run(&notes()).await;
+    assert_eq!(again[0].done, 0, "a second run changes nothing");
+    assert_ne!(tables[0].keys_hash, "0".repeat(32));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn exactly_at_the_cutoff_stays_and_a_microsecond_earlier_goes() {
+    let world = World::new(
+        Contents::Schema,
+        &format!(
+            "{NOTES}
+             insert into notes (body, at) values
+                ('at', '2019-03-01 00:00:00+02'), ('before', '2019-02-28 23:59:59.999999+02'),
+                ('after', '2019-03-01 00:00:00.000001+02'), ('null', null),
+                ('old', '0001-01-01'), ('far', '9999-12-31'), ('inf', 'infinity'),
+                ('minus', '-infinity'), ('1899', '1899-12-30');"
+        ),
+    )
+    .await;
+    let policy = policy(
+        "archive",
+        "[schedule]\ncron = \"0 2 * * *\"\ntimezone = \"Africa/Harare\"\n\
+         [limits]\nmax_rows = 100\n[[table]]\nname = \"notes\"\nage = \"at\"\nafter = \"5 years\"\n",
+    );
+    // Midnight of a leap day's next day in Harare, UTC+2.
+    let as_of = "2024-03-01T00:00:00+02:00".parse().unwrap();
+    let preview = world.preview_at(&policy, Some(as_of)).await.unwrap();
+    assert_eq!((preview.tables[0].eligible, preview.tables[0].indeterminate), (1, 6));
+    world.run_at(&policy, Some(as_of)).await;
+    assert_eq!(world.text("select string_agg(body, ',') from archive.notes").await, "before");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_cutoff_is_calendar_time_in_the_policys_zone() {
+    let world = World::new(
+        Contents::Schema,
+        "create table days (id int primary key, d date, t timestamp, z timestamptz);
+         insert into days values
+            (1, '2019-02-28', '2019-02-28 12:00', '2019-02-28 12:00-05'),
+            (2, '2019-02-27', '2019-02-28 11:59:59.999999', '2019-02-28 11:59:59.999999-05');",
+    )
+    .await;
+    // Noon of the leap day in New York: five years before is the 28th, at noon there.
+    let as_of = "2024-02-29T12:00:00-05:00".parse().unwrap();
+    for age in ["d", "t", "z"] {
+        let policy = policy(
+            "purge",
+            &format!(
+                "[schedule]\ncron = \"0 2 * * *\"\ntimezone = \"America/New_York\"\n\
+                 [limits]\nmax_rows = 100\n[[table]]\nname = \"days\"\nage = \"{age}\"\nafter = \"5 years\"\n\
+                 if_referenced = \"refuse\"\n"
+            ),
+        );
+        let preview = world.preview_at(&policy, Some(as_of)).await.unwrap();
+        assert_eq!(preview.tables[0].sample_keys, ["2"], "{age}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_parent_with_a_live_child_stays_whatever_on_delete_says() {
+    for on_delete in ["cascade", "set null", "no action", "restrict"] {
+        let world = World::new(
+            Contents::Nothing,
+            &format!(
+                "{RUNS}
+                 create table parents (id int primary key, at date);
+                 create table children (id int primary key,
+                     p int references parents on delete {on_delete});
+                 insert into parents values (1, '2000-01-01'), (2, '2000-01-01');
+                 insert into children values (1, 1);",
+                RUNS = include_str!("../../../migrations/0012_create_lifecycle_runs.up.sql")
+            ),
+        )
+        .await;
+        let policy =
+            policy("archive", "[[table]]\nname = \"parents\"\nage = \"at\"\nafter = \"5 years\"\n");
+        let preview = world.preview(&policy).await;
+        assert_eq!((preview.tables[0].eligible, preview.tables[0].blocked), (1, 1));
+        let tables = world.run(&policy).await;
+        assert_eq!((tables[0].done, tables[0].blocked), (1, 1));
+        assert_eq!(world.text("select c::text from children c").await, "(1,1)");
+        world.end().await;
+    }
+}
+
+#[tokio::test]
+async fn children_go_along_with_composite_keys_circles_and_self_references() {
+    let world = World::new(
+        Contents::Schema,
+        "create table boxes (a int, b uuid, at date, inside_a int, inside_b uuid,
+             primary key (a, b), foreign key (inside_a, inside_b) references boxes);
+         create table things (id text primary key, a int, b uuid, lid text,
+             foreign key (a, b) references boxes on delete cascade);
+         create table lids (id text primary key, thing text references things on delete cascade);
+         alter table things add foreign key (lid) references lids;
+         insert into boxes select n, gen_random_uuid(), '2000-01-01' from generate_series(1, 50) n;
+         update boxes x set inside_a = y.a, inside_b = y.b from boxes y
+          where y.a = x.a + 1 and x.a % 10 <> 0;
+         insert into things select 't' || a, a, b from boxes;
+         insert into lids select 'l' || a, 't' || a from boxes;
+         update things set lid = 'l' || substr(id, 2);",
+    )
+    .await;
+    let policy = policy(
+        "archive",
+        "[[table]]\nname = \"boxes\"\nage = \"at\"\nafter = \"5 years\"\nkeep_children = true\n",
+    );
+    let preview = world.preview(&policy).await;
+    assert_eq!(preview.tables[0].eligible, 50);
+    let tables = world.run(&policy).await;
+    let done: Vec<_> = tables.iter().map(|t| (t.table_name.as_str(), t.done)).collect();
+    assert_eq!(done[0], ("boxes", 50), "{done:?}");
+    assert_eq!(world.number("select count(*) from archive.things").await, 50);
+    assert_eq!(world.number("select count(*) from archive.lids").await, 50);
+    assert_eq!(world.number("select count(*) from boxes").await, 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_tree_in_one_table_goes_from_its_leaves() {
+    let world = World::new(
+        Contents::Schema,
+        "create table tree (id int primary key, up int references tree on delete cascade, at date);
+         insert into tree select n, nullif(n / 2, 0), '2000-01-01' from generate_series(1, 63) n;
+         update tree set at = current_date where id = 40;
+         update tree set up = 7 where id = 7;",
+    )
+    .await;
+    let policy = policy(
+        "purge",
+        "[[table]]\nname = \"tree\"\nage = \"at\"\nafter = \"1 year\"\nif_referenced = \"refuse\"\n",
+    );
+    let tables = world.run(&policy).await;
+    // 40 is young: 20, 10, 5, 2 and 1 have it below them.
+    assert_eq!(
+        world.text("select string_agg(id::text, ',' order by id) from tree").await,
+        "1,2,5,10,20,40"
+    );
+    assert_eq!((tables[0].done, tables[0].blocked), (57, 5));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_changed_is_not_run_on() {
+    let world = World::new(Contents::Schema, NOTES).await;
+    let id = world.start(&notes(), None).await;
+    let changed =
+        policy("archive", "[[table]]\nname = \"notes\"\nage = \"at\"\nafter = \"1 year\"\n");
+    let error = world.work(&changed, id).await.expect_err("another policy");
+    assert!(matches!(error, RetentionError::Refused { code: "policy_changed", .. }), "{error}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn archived_rows_come_back_as_they_were_or_say_what_is_in_the_way() {
+    let world = World::new(
+        Contents::Schema,
+        "create table teams (id int primary key, name text unique, up int references teams,
+             at date, initial text generated always as (left(name, 1)) stored);
+         insert into teams
+         select n, 'team ' || n, nullif(n / 2, 0), '2000-01-01' from generate_series(1, 40) n;
+         update teams set up = 1 where id = 1;",
+    )
+    .await;
+    let policy =
+        policy("archive", "[[table]]\nname = \"teams\"\nage = \"at\"\nafter = \"1 year\"\n");
+    let before = world.text("select string_agg(t::text, '|' order by id) from teams t").await;
+    world.run(&policy).await;
+    assert_eq!(world.number("select count(*) from archive.teams").await, 40);
+    world
+        .execute("insert into teams values (3, 'new', null, now()), (99, 'team 40', null, now())")
+        .await;
+    let catalog = world.catalog().await;
+    let table = "teams".parse().unwrap();
+    let found = restore_table(&world.db, &catalog, &table, &Which::Run(1)).await.unwrap();
+    // 3 stands in its own place, so its children have a parent; 40's name is taken.
+    assert_eq!((found.restored, found.key_taken, found.unique_taken), (38, 1, 1));
+    assert_eq!(world.number("select count(*) from archive.teams").await, 2);
+    world
+        .execute(
+            "update teams set up = null where up = 3; delete from teams where id in (3, 99);
+                   update teams set up = 3 where false",
+        )
+        .await;
+    let found = restore_table(&world.db, &catalog, &table, &Which::All).await.unwrap();
+    assert_eq!((found.restored, found.conflicts()), (2, 0));
+    world.execute("update teams set up = id / 2 where id in (6, 7)").await;
+    let after = world.text("select string_agg(t::text, '|' order by id) from teams t").await;
+    assert_eq!(before, after);
+    world.end().await;
+}
