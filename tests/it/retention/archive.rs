@@ -234,3 +234,45 @@ async fn archived_rows_come_back_as_they_were_or_say_what_is_in_the_way() {
     assert_eq!(before, after);
     world.end().await;
 }
+
+#[tokio::test]
+async fn held_rows_stay_as_they_are_and_so_do_their_parents() {
+    let world = World::new(
+        Contents::Schema,
+        "create table files (id int primary key, at date);
+         create table pages (id int primary key, file int references files on delete cascade,
+             at date);
+         insert into files select n, '2000-01-01' from generate_series(1, 10) n;
+         insert into pages select n, (n + 1) / 2, '2000-01-01' from generate_series(1, 20) n;
+         insert into holds (scope, table_name, key_columns, keys, reason)
+         values ('rows', 'pages', '{id}', '[[\"7\"], [\"8\"]]', 'a court asks for them'),
+                ('rows', 'files', '{id}', '[[\"9\"]]', 'this one too');",
+    )
+    .await;
+    let before = world
+        .text("select string_agg(p::text, '|' order by id) from pages p where id in (7, 8)")
+        .await;
+    for (along, kind) in [("", "archive"), ("keep_children = true\n", "archive")] {
+        let pages = "[[table]]\nname = \"pages\"\nage = \"at\"\nafter = \"1 year\"\n";
+        let files =
+            format!("[[table]]\nname = \"files\"\nage = \"at\"\nafter = \"1 year\"\n{along}");
+        let policy =
+            policy(kind, &if along.is_empty() { format!("{pages}{files}") } else { files });
+        let preview = world.preview(&policy).await;
+        let files = preview.tables.last().unwrap();
+        assert_eq!((files.eligible, files.held, files.blocked), (8, 1, 1), "{along}");
+        if along.is_empty() {
+            assert_eq!((preview.tables[0].eligible, preview.tables[0].held), (18, 2));
+            continue;
+        }
+        let tables = world.run(&policy).await;
+        assert_eq!((tables[0].done, tables[0].held, tables[0].blocked), (8, 1, 1));
+        assert_eq!(tables[1].done, 16);
+    }
+    assert_eq!(world.text("select string_agg(id::text, ',' order by id) from files").await, "4,9");
+    let after = world
+        .text("select string_agg(p::text, '|' order by id) from pages p where id in (7, 8)")
+        .await;
+    assert_eq!(before, after);
+    world.end().await;
+}
