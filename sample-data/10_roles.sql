@@ -45,7 +45,8 @@ select id, codename, name, content_type_id, pg_temp.moment('permission ', id, to
         (20, 'projects.review', 'Review innovation projects', 11),
         (21, 'legacy.export', 'Granted to nobody: "old" exports, kept for the record', null),
         (22, 'retention.view', 'See lifecycle policies, holds and runs', 6),
-        (23, 'holds.manage', 'Place and release legal holds', 6)
+        (23, 'holds.manage', 'Place and release legal holds', 6),
+        (24, 'retention.run', 'Run lifecycle policies and restore archived rows', 6)
   ) as permission (id, codename, name, content_type_id)
  cross join sample_settings
  order by id;
@@ -63,7 +64,7 @@ select
             'executions.view_all', 'executions.cancel_all', 'audit.view', 'roles.review',
             'tokens.manage', 'retention.approve', 'users.view', 'users.manage', 'courses.view',
             'courses.manage', 'enrollments.view', 'enrollments.manage', 'grades.view',
-            'grades.record', 'projects.view', 'projects.review', 'retention.view',
+            'grades.record', 'projects.view', 'projects.review', 'retention.view', 'retention.run',
             'holds.manage'
         ]),
         ('analyst', array[
@@ -87,7 +88,7 @@ select
         ('student', array['courses.view', 'projects.view']),
         ('operator', array[
             'reports.view', 'executions.view_all', 'executions.cancel_all', 'tokens.manage',
-            'retention.approve', 'retention.view', 'holds.manage'
+            'retention.approve', 'retention.view', 'retention.run', 'holds.manage'
         ]),
         ('head_of_department', array[
             'reports.view', 'reports.run', 'courses.manage', 'projects.review'

@@ -33,6 +33,8 @@ pub enum ProblemKind {
     MethodNotAllowed,
     /// The execution's state does not allow it.
     WrongState,
+    /// A safety rule refuses it.
+    Refused,
     /// The first request with this key is still running.
     IdempotencyInFlight,
     /// The result is deleted.
@@ -65,7 +67,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for the documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::MalformedBody,
         Self::InvalidQuery,
         Self::InvalidHeader,
@@ -74,6 +76,7 @@ impl ProblemKind {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::WrongState,
+        Self::Refused,
         Self::IdempotencyInFlight,
         Self::Expired,
         Self::BodyTooLarge,
@@ -114,6 +117,7 @@ impl ProblemKind {
             Self::WrongState => {
                 ("wrong-state", S::CONFLICT, "The current state does not allow this")
             }
+            Self::Refused => ("refused", S::CONFLICT, "A safety rule refuses this"),
             Self::IdempotencyInFlight => (
                 "idempotency-in-flight",
                 S::CONFLICT,
@@ -241,6 +245,9 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::WrongState { status } => {
                 Self::new(Kind::WrongState, detail).with_execution_status(status)
+            }
+            ServiceError::Refused { code, message } => {
+                Self::with_errors(Kind::Refused, vec![FieldError::at("", code, message)])
             }
             ServiceError::HoldEnded => Self::new(Kind::WrongState, detail),
             ServiceError::BadPolicies(_) => {

@@ -49,6 +49,7 @@ mod range;
 mod reports;
 mod resources;
 mod results;
+mod runs;
 mod schedules;
 mod server;
 mod submission;
@@ -141,6 +142,16 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(holds::list_holds))
         .routes(routes!(holds::show_hold))
         .routes(routes!(holds::release_hold))
+        .routes(routes!(runs::preview_policy))
+        .routes(routes!(runs::start_run))
+        .routes(routes!(runs::list_runs))
+        .routes(routes!(runs::show_run))
+        .routes(routes!(runs::approve_run))
+        .routes(routes!(runs::pause_run))
+        .routes(routes!(runs::resume_run))
+        .routes(routes!(runs::cancel_run))
+        .routes(routes!(runs::list_archives))
+        .routes(routes!(runs::restore_archive))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

@@ -121,7 +121,8 @@ fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
     if operation.request_body.is_some() {
         all.extend([409, 413, 415, 422, 429]);
     }
-    if path.ends_with("/cancel") || path.ends_with("/retry") {
+    const STEERING: [&str; 6] = ["/cancel", "/retry", "/approve", "/pause", "/resume", "/preview"];
+    if STEERING.iter().any(|verb| path.ends_with(verb)) {
         all.push(409);
     }
     if path.ends_with("/result") || path.ends_with("/manifest") {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::{Config, Overrides};
 use crate::db;
 use crate::report::source::ReportDatabase;
-use crate::service::{Caller, Services};
+use crate::service::{Caller, ServiceError, Services};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -25,6 +25,7 @@ pub mod openapi;
 pub mod policy;
 pub mod postgres;
 pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod serve;
 pub mod store;
@@ -53,6 +54,8 @@ enum Command {
     Schedule(schedule::ScheduleCommand),
     Policy(policy::PolicyCommand),
     Hold(hold::HoldCommand),
+    Run(run::RunCommand),
+    Archive(run::ArchiveCommand),
     Token(token::TokenCommand),
     Doctor(doctor::DoctorCommand),
     Openapi(openapi::OpenapiCommand),
@@ -93,7 +96,10 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Without a stderr there is nobody left to tell.
             let _ = writeln!(io::stderr(), "registrar: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(ServiceError::Refused { .. }) => ExitCode::from(REFUSED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -112,8 +118,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Execution(command) => execution::run(command).await,
             Command::Store(command) => store::run(command).await,
             Command::Schedule(command) => schedule::run(command).await,
-            Command::Policy(command) => policy::run(command).await,
+            Command::Policy(command) => Box::pin(policy::run(command)).await,
             Command::Hold(command) => hold::run(command).await,
+            Command::Run(command) => run::run(command).await,
+            Command::Archive(command) => Box::pin(run::run_archive(command)).await,
             Command::Token(command) => token::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
             Command::Openapi(command) => openapi::run(&command),

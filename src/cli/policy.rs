@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::run::{PolicyRunVerb, run_policy};
 use super::{REFUSED, Settings, command_services, note, operator, say, say_json, table};
 use crate::policy::{Policy, Treatment};
 use crate::retention::check::{CoveredColumn, Finding, Severity};
 use crate::service::{ServiceError, Services};
 
-/// Look at and check lifecycle policies
+/// Look at, check, preview and run lifecycle policies
 #[derive(Debug, Args)]
 pub struct PolicyCommand {
     #[command(subcommand)]
@@ -50,18 +51,23 @@ Example:
         #[arg(long)]
         json: bool,
     },
+    #[command(flatten)]
+    Runs(PolicyRunVerb),
 }
 
 /// Runs `registrar policy`.
 ///
 /// # Errors
-/// Settings or database cannot be used.
+/// Settings or database cannot be used, or a safety rule refuses it.
 pub async fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
-    let services = command_services(&command.settings).await?;
+    let settings = &command.settings;
     match command.verb {
-        PolicyVerb::List { json } => list(&services, json).await,
-        PolicyVerb::Check { json } => check(&services, json).await,
-        PolicyVerb::Coverage { table, json } => coverage(&services, table.as_deref(), json).await,
+        PolicyVerb::List { json } => list(&command_services(settings).await?, json).await,
+        PolicyVerb::Check { json } => check(&command_services(settings).await?, json).await,
+        PolicyVerb::Coverage { table, json } => {
+            coverage(&command_services(settings).await?, table.as_deref(), json).await
+        }
+        PolicyVerb::Runs(verb) => run_policy(verb, settings).await,
     }
 }
 

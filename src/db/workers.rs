@@ -70,7 +70,9 @@ pub async fn forget_gone(pool: &PgPool) -> Result<u64, sqlx::Error> {
         "delete from workers w
           where w.last_seen_at < now() - interval '1 day'
             and not exists (select from report_executions e where e.lease_owner = w.id
-                               and e.status in ('processing', 'cancelling'))",
+                               and e.status in ('processing', 'cancelling'))
+            and not exists (select from lifecycle_runs r where r.lease_owner = w.id
+                               and r.status = 'processing')",
     )
     .execute(pool)
     .await?;

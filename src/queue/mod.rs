@@ -19,6 +19,8 @@ use crate::db::executions;
 pub enum Queue {
     /// Executions of reports.
     Reports,
+    /// Runs of lifecycle policies.
+    Lifecycle,
     /// Housekeeping.
     Maintenance,
     /// Occurrences of schedules.
@@ -30,6 +32,7 @@ impl Queue {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reports => "reports",
+            Self::Lifecycle => "lifecycle",
             Self::Maintenance => "maintenance",
             Self::Occurrences => "occurrences",
         }
@@ -41,6 +44,13 @@ impl Queue {
 pub struct ReportTicket {
     /// The execution that it was pushed for.
     pub execution_id: i64,
+}
+
+/// Payload of the `lifecycle` queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTicket {
+    /// The run that it was pushed for.
+    pub run_id: i64,
 }
 
 /// Payload of the `maintenance` queue: which housekeeping job.
@@ -76,6 +86,19 @@ pub async fn enqueue_execution(
     let ticket = ReportTicket { execution_id };
     let ticket_id = push(connection, Queue::Reports, &ticket, delay_secs).await?;
     executions::note_ticket(connection, execution_id, &ticket_id).await
+}
+
+/// Pushes a ticket for a pending lifecycle run, in the caller's transaction, and returns its
+/// number for the run's row.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_run(
+    connection: &mut PgConnection,
+    run_id: i64,
+    delay_secs: u128,
+) -> Result<String, sqlx::Error> {
+    push(connection, Queue::Lifecycle, &RunTicket { run_id }, delay_secs).await
 }
 
 /// Pushes a housekeeping job, in the caller's transaction.

@@ -78,7 +78,7 @@ pub struct UniqueKey {
 }
 
 /// What happens to the child's row when its parent is deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDelete {
     /// The delete is refused, at the end of the statement or transaction.

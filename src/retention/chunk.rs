@@ -148,7 +148,7 @@ impl<'a> ChunkLoop<'a> {
         .execute(&mut *tx)
         .await?;
         let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
-        if !run::beat(&mut tx, run_id, number, lease_secs).await? {
+        if !run::fence(&mut tx, run_id, number, lease_secs).await? {
             return Err(RetentionError::Lost);
         }
         let progress = step.chunk(&mut tx, self.rows).await?;

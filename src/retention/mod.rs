@@ -14,12 +14,12 @@
 pub mod archive;
 pub mod catalog;
 pub mod check;
-pub mod condition;
-pub mod hold;
 pub mod chunk;
+pub mod condition;
 pub mod engine;
 pub mod error;
 pub mod guard;
+pub mod hold;
 pub mod moves;
 pub mod plan;
 pub mod reference;

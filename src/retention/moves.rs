@@ -97,6 +97,10 @@ impl Step for Move<'_> {
             }
             let position = self.along_positions.get(table).copied().unwrap_or(self.position);
             run::store_chunk(connection, self.run_id, position, done).await?;
+            metrics::counter!(
+                "registrar_lifecycle_rows_total", "action" => self.rule.action.as_str()
+            )
+            .increment(u64::try_from(done.rows).unwrap_or(0));
         }
         run::store_cursor(connection, self.run_id, self.position, &last).await?;
         self.from = From::After(last);

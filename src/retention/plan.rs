@@ -132,7 +132,7 @@ fn declared(policy: &Policy) -> Result<Vec<(Action, Declared<'_>)>, RetentionErr
 }
 
 /// What a policy would do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Preview {
     /// The policy's name.
     pub policy: String,
@@ -153,7 +153,7 @@ pub struct Preview {
 }
 
 /// What a policy would do to one table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct TablePreview {
     /// The table.
     pub table: String,
@@ -194,7 +194,7 @@ pub struct TablePreview {
 }
 
 /// Rows that go along with those that they reference.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct AlongPreview {
     /// Their table.
     pub table: String,
@@ -203,7 +203,7 @@ pub struct AlongPreview {
 }
 
 /// A foreign key that points at a table of the plan.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct ReferencePreview {
     /// The foreign key.
     pub foreign_key: String,

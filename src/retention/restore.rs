@@ -31,7 +31,7 @@ pub enum Which {
 }
 
 /// What a restore did to one table.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Restored {
     /// The live table.
     pub table: String,
@@ -53,7 +53,7 @@ impl Restored {
 }
 
 /// An archive table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct ArchiveTable {
     /// The live table.
     pub table: String,

@@ -26,14 +26,14 @@ mod lease;
 mod table;
 
 pub use lease::{
-    Claimed, Orphan, beat, claim, claim_next, give_back, lock_orphans, lock_unticketed,
+    Claimed, Orphan, beat, claim, claim_next, fence, give_back, lock_orphans, lock_unticketed,
+    note_ticket, note_waiting, retry_later,
 };
-pub use lease::{note_ticket, note_waiting, retry_later};
 pub use table::{ChunkDone, NewTable, RunTable, begin_table, end_table, insert_tables, tables_of};
 pub use table::{next_pass, store_chunk, store_counts, store_cursor};
 
 /// State of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
     /// Waits for a worker.
@@ -143,7 +143,7 @@ impl Origin {
 }
 
 /// A run as people see it.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Run {
     /// Its number.
     pub id: i64,

@@ -21,6 +21,8 @@ pub enum Permission {
     ExecutionsCancelAll,
     /// See policies, holds and what lifecycle runs did.
     RetentionView,
+    /// Start, pause, resume and cancel lifecycle runs, and restore archived rows.
+    RetentionRun,
     /// Place and release holds.
     HoldsManage,
 }
@@ -34,6 +36,7 @@ impl Permission {
             Self::ExecutionsViewAll => "executions.view_all",
             Self::ExecutionsCancelAll => "executions.cancel_all",
             Self::RetentionView => "retention.view",
+            Self::RetentionRun => "retention.run",
             Self::HoldsManage => "holds.manage",
         }
     }

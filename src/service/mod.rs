@@ -23,6 +23,7 @@ pub mod holds;
 pub mod policies;
 pub mod reports;
 pub mod results;
+pub mod runs;
 pub mod schedules;
 pub mod sharing;
 pub mod sweep;
@@ -114,6 +115,14 @@ pub enum ServiceError {
     /// The files of the jobs folder cannot be used; whoever runs the service must mend them.
     #[error("the jobs folder cannot be used: {0}")]
     BadPolicies(#[source] PolicyError),
+    /// A safety rule refuses it; the message says what to do.
+    #[error("{message}")]
+    Refused {
+        /// For programs: `stale_digest`, `needs_digest`, `wrong_state`, …
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
     /// The hold is not in force.
     #[error("the hold was released already, or has ended")]
     HoldEnded,

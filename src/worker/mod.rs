@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::db::executions::Caps;
-use crate::queue::{MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket};
+use crate::queue::{MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket, RunTicket};
 use crate::service::Services;
 
 pub mod attempt;
 pub mod jobs;
+pub mod lifecycle;
 pub mod presence;
 pub mod reaper;
 
@@ -35,6 +36,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const MAINTENANCE_CONCURRENCY: usize = 1;
 /// Occurrences fired at once: each is one submit.
 const OCCURRENCE_CONCURRENCY: usize = 4;
+/// Lifecycle runs at once: they are to be gentle, not fast.
+const LIFECYCLE_CONCURRENCY: usize = 1;
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -97,11 +100,12 @@ async fn end_after_grace(context: Context, shutdown: CancellationToken) {
 
 fn monitor(context: &Context) -> Monitor {
     let reports = storage::<ReportTicket>(context, Queue::Reports);
+    let lifecycle = storage::<RunTicket>(context, Queue::Lifecycle);
     let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
     let concurrency = context.services.config.worker.concurrency.get();
     let occurrences = storage::<OccurrenceTicket>(context, Queue::Occurrences);
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
-    let for_occurrences = context.clone();
+    let (for_occurrences, for_lifecycle) = (context.clone(), context.clone());
     Monitor::new()
         // An error of the database ends a worker of apalis. Without this the process would look
         // alive and do nothing.
@@ -117,6 +121,14 @@ fn monitor(context: &Context) -> Monitor {
                 .concurrency(concurrency)
                 .parallelize(tokio::spawn)
                 .build(jobs::run_report::run)
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_lifecycle, Queue::Lifecycle))
+                .backend(lifecycle.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_lifecycle.clone())
+                .concurrency(LIFECYCLE_CONCURRENCY)
+                .parallelize(tokio::spawn)
+                .build(jobs::run_policy::run)
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_maintenance, Queue::Maintenance))

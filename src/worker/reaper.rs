@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::{Context, lifecycle};
 use crate::db::audit::{self, Actor};
 use crate::db::executions::{self, Backend, Orphan, Status};
 use crate::queue;
@@ -20,11 +20,11 @@ use crate::store::key::attempt_folder;
 /// reconnect takes, shorter than anybody's patience.
 pub const LOCK_GRACE_SECS: i32 = 3;
 /// A ticket that was not answered for this long is lost; a doubled one does no harm.
-const TICKET_SECS: i32 = 30;
+pub const TICKET_SECS: i32 = 30;
 /// Rows settled in one transaction.
-const BATCH: i32 = 100;
+pub const BATCH: i32 = 100;
 /// Why an execution whose worker died failed or is tried again.
-const WORKER_LOST: &str = "worker_lost";
+pub const WORKER_LOST: &str = "worker_lost";
 
 /// Looks until `shutdown`.
 pub async fn run(context: Context, shutdown: CancellationToken) {
@@ -45,9 +45,9 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
 /// # Errors
 /// The database's.
 pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
-    let rescued = rescue(context).await?;
+    let rescued = rescue(context).await? + lifecycle::rescue(context).await?;
     end_left_behind(context).await?;
-    let reissued = reissue(context).await?;
+    let reissued = reissue(context).await? + lifecycle::reissue(context).await?;
     let (pending, processing, cancelling, oldest) =
         executions::queue_depth(&context.services.db).await?;
     for (state, count) in

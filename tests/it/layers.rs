@@ -46,7 +46,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "writer",
         ],
     ),
-    ("worker", &["db", "queue", "report", "service", "store"]),
+    ("worker", &["db", "queue", "report", "retention", "service", "store"]),
     ("scheduler", &["calendar", "db", "queue"]),
     ("queue", &["db"]),
     ("schema", &["db", "queue"]),

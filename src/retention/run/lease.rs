@@ -104,6 +104,30 @@ pub async fn beat(
     Ok(beaten.rows_affected() == 1)
 }
 
+/// The same as [`beat`], at the beginning of a chunk: a chunk that is committed shows that the run
+/// gets on, so failures before it no longer count.
+///
+/// # Errors
+/// The database's.
+pub async fn fence(
+    connection: &mut PgConnection,
+    id: i64,
+    attempt: i32,
+    lease_secs: i32,
+) -> Result<bool, sqlx::Error> {
+    let fenced = sqlx::query(
+        "update lifecycle_runs
+            set lease_until = now() + make_interval(secs => $3), failed_attempts = 0
+          where id = $1 and attempt = $2 and status = 'processing'",
+    )
+    .bind(id)
+    .bind(attempt)
+    .bind(f64::from(lease_secs))
+    .execute(connection)
+    .await?;
+    Ok(fenced.rows_affected() == 1)
+}
+
 /// Notes what a run waits for between two chunks; `None`: it goes on.
 ///
 /// # Errors
@@ -206,6 +230,10 @@ pub struct Orphan {
     pub id: i64,
     /// The attempt that was lost.
     pub attempt: i32,
+    /// Failed tries since it last got on.
+    pub failed_attempts: i32,
+    /// Failed tries at which it fails for good.
+    pub max_attempts: i32,
     /// Who had it.
     pub lease_owner: Option<String>,
 }
@@ -221,7 +249,7 @@ pub async fn lock_orphans(
     limit: i64,
 ) -> Result<Vec<Orphan>, sqlx::Error> {
     sqlx::query_as(
-        "select r.id, r.attempt, r.lease_owner
+        "select r.id, r.attempt, r.failed_attempts, r.max_attempts, r.lease_owner
            from lifecycle_runs r
           where r.status = 'processing'
             and (r.lease_until < now()

@@ -5,7 +5,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 /// A table of a run.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct RunTable {
     /// Place in the order, from 0.
     pub position: i32,

@@ -2,4 +2,5 @@
 
 pub mod fire_occurrence;
 pub mod maintain;
+pub mod run_policy;
 pub mod run_report;

@@ -4,4 +4,6 @@ mod archive;
 mod catalog;
 mod check;
 mod hold;
+mod properties;
+mod runs;
 mod world;

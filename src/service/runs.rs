@@ -1,0 +1,387 @@
+//! Lifecycle runs: preview, start, approve, pause, resume, cancel; and taking archived rows back.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::{Caller, Permission, ServiceError, Services};
+use crate::db::{audit, sqlstate};
+use crate::policy::{ApprovalRule, Policies, Policy};
+use crate::queue;
+use crate::retention::catalog::Catalog;
+use crate::retention::engine;
+use crate::retention::error::RetentionError;
+use crate::retention::plan::{self, Preview};
+use crate::retention::restore::{self, ArchiveTable, Restored, Which, keys_fit, restore_table};
+use crate::retention::run::{self, NewRun, Origin, Run, RunFilter, RunTable};
+use crate::retention::sql::TableName;
+
+/// How old a preview may be that a run is started from.
+const MAX_PREVIEW_AGE_HOURS: i64 = 24;
+/// A preview reads whole tables, but not for ever.
+const PREVIEW_TIMEOUT: &str = "10min";
+
+/// A run with its tables.
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
+pub struct RunDetail {
+    /// The run.
+    #[serde(flatten)]
+    pub run: Run,
+    /// Its tables, in order; none before it has begun.
+    pub tables: Vec<RunTable>,
+    /// Seconds until it is done, as far as one can tell.
+    pub estimated_secs_left: Option<i64>,
+}
+
+impl From<RetentionError> for ServiceError {
+    fn from(error: RetentionError) -> Self {
+        match error {
+            RetentionError::Refused { code, message } => Self::Refused { code, message },
+            RetentionError::Database(error) => match sqlstate(&error).as_deref() {
+                // Names and types that the database does not know: an operator's condition.
+                Some(code) if code.starts_with("42") => {
+                    let said = error.as_database_error().map(|e| e.message().to_owned());
+                    Self::Refused {
+                        code: "bad_condition",
+                        message: format!(
+                            "the database refuses the policy's conditions: {}",
+                            said.unwrap_or_default()
+                        ),
+                    }
+                }
+                _ => error.into(),
+            },
+            other @ (RetentionError::Lost
+            | RetentionError::Stopped
+            | RetentionError::Locked { .. }
+            | RetentionError::Unequal { .. }) => {
+                Self::Refused { code: other.code(), message: other.to_string() }
+            }
+        }
+    }
+}
+
+impl Services {
+    /// What a policy would do now.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`], [`ServiceError::Refused`]
+    pub async fn preview_run(&self, caller: &Caller, name: &str) -> Result<Preview, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        let policies = self.policies().await?;
+        let policy = find(&policies, name)?;
+        self.preview_at(&policies, policy, None).await
+    }
+
+    async fn preview_at(
+        &self,
+        policies: &Policies,
+        policy: &Policy,
+        as_of: Option<chrono::DateTime<chrono::Utc>>,
+    ) -> Result<Preview, ServiceError> {
+        let classification = Arc::new(policies.classification.clone());
+        let mut tx = self.db.begin().await?;
+        // One snapshot for all tables.
+        sqlx::query("set transaction isolation level repeatable read, read only")
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("select set_config('statement_timeout', $1, true)")
+            .bind(PREVIEW_TIMEOUT)
+            .execute(&mut *tx)
+            .await?;
+        let preview = engine::preview_policy(&mut tx, policy, &classification, as_of).await;
+        tx.rollback().await?;
+        Ok(preview?)
+    }
+
+    /// Stores a run of what the caller has seen in a preview, with its ticket.
+    ///
+    /// # Errors
+    /// [`ServiceError::Refused`]: without a digest, with a stale one, or while another run of the
+    /// policy is not finished.
+    pub async fn start_run(
+        &self,
+        caller: &Caller,
+        name: &str,
+        digest: Option<&str>,
+    ) -> Result<RunDetail, ServiceError> {
+        caller.require(Permission::RetentionRun)?;
+        let policies = self.policies().await?;
+        let policy = find(&policies, name)?;
+        if !policy.enabled {
+            return Err(refused("disabled", format!("policy `{name}` is not enabled")));
+        }
+        let digest = digest.ok_or_else(|| {
+            let message = "a run by hand needs the digest of a fresh preview: look at one first";
+            refused("needs_digest", message)
+        })?;
+        let as_of = plan::instant_of(digest)
+            .ok_or_else(|| refused("stale_digest", "this is not the digest of a preview"))?;
+        let is_fresh: bool =
+            sqlx::query_scalar("select $1 between now() - make_interval(hours => $2) and now()")
+                .bind(as_of)
+                .bind(i32::try_from(MAX_PREVIEW_AGE_HOURS).unwrap_or(i32::MAX))
+                .fetch_one(&self.db)
+                .await?;
+        let current = if is_fresh {
+            Some(self.preview_at(&policies, policy, Some(as_of)).await?)
+        } else {
+            None
+        };
+        if current.is_none_or(|current| current.digest != digest) {
+            let message =
+                "the rows or the policy have changed since the preview: look at a new one";
+            return Err(refused("stale_digest", message));
+        }
+        let needs_approval = match policy.approval.required_for {
+            ApprovalRule::Never | ApprovalRule::OverCeiling => false,
+            ApprovalRule::Manual | ApprovalRule::Always => true,
+        };
+        let new = NewRun {
+            policy: name,
+            kind: policy.kind.name(),
+            policy_digest: &policy.digest(),
+            as_of: Some(as_of),
+            origin: caller.user_id.map_or(Origin::Operator, Origin::User),
+            preview_digest: Some(digest),
+            needs_approval,
+        };
+        let mut tx = self.db.begin().await?;
+        let Some(id) = run::insert(&mut tx, &new).await? else {
+            drop(tx);
+            let active = run::find_active(&self.db, name).await?;
+            let which = active.map(|run| format!("run {} is {}", run.id, run.status));
+            return Err(refused(
+                "already_running",
+                format!("another run of `{name}` is not finished: {}", which.unwrap_or_default()),
+            ));
+        };
+        if !needs_approval {
+            push_ticket(&mut tx, id).await?;
+        }
+        record(&mut tx, caller, id, "run.requested", json!({ "policy": name, "digest": digest }))
+            .await?;
+        let detail = detail(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(detail)
+    }
+
+    /// A run with its tables.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`]
+    pub async fn show_run(&self, caller: &Caller, id: i64) -> Result<RunDetail, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        let mut connection = self.db.acquire().await?;
+        detail(&mut connection, id).await
+    }
+
+    /// Runs, newest first.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub async fn list_runs(
+        &self,
+        caller: &Caller,
+        filter: &RunFilter,
+        limit: i64,
+    ) -> Result<Vec<Run>, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        Ok(run::list(&self.db, filter, limit).await?)
+    }
+
+    /// Approves a run that waits for it. Never the one who asked for it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::Refused`]
+    pub async fn approve_run(&self, caller: &Caller, id: i64) -> Result<RunDetail, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        let found = run::find(&mut tx, id).await?.ok_or(NO_RUN)?;
+        let policies = self.policies().await?;
+        caller.require_codename(&find(&policies, &found.policy)?.approval.by)?;
+        let is_same_person = match caller.user_id {
+            Some(user_id) => found.requested_by == Some(user_id),
+            // Who types commands cannot be told from another who does.
+            None => found.origin == Origin::Operator.as_str(),
+        };
+        if is_same_person {
+            return Err(refused(
+                "second_person",
+                "another person must approve: over HTTP with their own token, if you are the \
+                 operator",
+            ));
+        }
+        let changed = run::approve(&mut tx, id, caller.user_id).await?;
+        self.changed(tx, caller, id, changed, "run.approved", true).await
+    }
+
+    /// Stops a run after the chunk at work; it can go on later.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`], [`ServiceError::Refused`]
+    pub async fn pause_run(&self, caller: &Caller, id: i64) -> Result<RunDetail, ServiceError> {
+        caller.require(Permission::RetentionRun)?;
+        let mut tx = self.db.begin().await?;
+        let changed = run::pause(&mut tx, id).await?;
+        self.changed(tx, caller, id, changed, "run.paused", false).await
+    }
+
+    /// Lets a paused or failed run go on where it stopped.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`], [`ServiceError::Refused`]
+    pub async fn resume_run(&self, caller: &Caller, id: i64) -> Result<RunDetail, ServiceError> {
+        caller.require(Permission::RetentionRun)?;
+        let mut tx = self.db.begin().await?;
+        let changed = match run::resume(&mut tx, id).await {
+            Err(error) if sqlstate(&error).as_deref() == Some("23505") => {
+                let message = "another run of the policy is not finished: end that first";
+                return Err(refused("already_running", message));
+            }
+            changed => changed?,
+        };
+        self.changed(tx, caller, id, changed, "run.resumed", true).await
+    }
+
+    /// Ends a run after the chunk at work. What was done stays done.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`], [`ServiceError::Refused`]
+    pub async fn cancel_run(&self, caller: &Caller, id: i64) -> Result<RunDetail, ServiceError> {
+        caller.require(Permission::RetentionRun)?;
+        let mut tx = self.db.begin().await?;
+        let changed = run::cancel(&mut tx, id).await?;
+        self.changed(tx, caller, id, changed, "run.cancelled", false).await
+    }
+
+    async fn changed(
+        &self,
+        mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
+        caller: &Caller,
+        id: i64,
+        changed: bool,
+        action: &str,
+        needs_ticket: bool,
+    ) -> Result<RunDetail, ServiceError> {
+        let detail = detail(&mut tx, id).await?;
+        if !changed {
+            return Err(refused("wrong_state", format!("run {id} is {}", detail.run.status)));
+        }
+        if needs_ticket {
+            push_ticket(&mut tx, id).await?;
+        }
+        record(&mut tx, caller, id, action, json!({ "policy": detail.run.policy })).await?;
+        tx.commit().await?;
+        Ok(detail)
+    }
+
+    /// The archive tables.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`]
+    pub async fn list_archives(&self, caller: &Caller) -> Result<Vec<ArchiveTable>, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        let mut connection = self.db.acquire().await?;
+        Ok(restore::archives(&Catalog::read(&mut connection).await?))
+    }
+
+    /// Brings archived rows of one table back.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::Refused`], [`ServiceError::BadField`]
+    pub async fn restore_archive(
+        &self,
+        caller: &Caller,
+        table: &TableName,
+        which: &Which,
+    ) -> Result<Restored, ServiceError> {
+        caller.require(Permission::RetentionRun)?;
+        let mut connection = self.db.acquire().await?;
+        let catalog = Catalog::read(&mut connection).await?;
+        drop(connection);
+        if let (Which::Keys(keys), Some(live)) = (which, catalog.table(table))
+            && (!keys_fit(live, keys) || keys.len() > restore::MAX_KEYS)
+        {
+            let expected = format!(
+                "must be 1 to {} arrays of {} texts: the columns of the primary key",
+                restore::MAX_KEYS,
+                live.primary_key.len()
+            );
+            return Err(ServiceError::BadField { field: "/keys", expected });
+        }
+        // The intent first: a restore that is killed half-way has left its trace.
+        let scope = match which {
+            Which::All => json!("all"),
+            Which::Run(id) => json!({ "run": id }),
+            Which::Keys(keys) => json!({ "keys": keys.len() }),
+        };
+        let details = json!({ "table": table, "which": scope });
+        self.record_archive(caller, "archive.restore_requested", details).await?;
+        let restored = restore_table(&self.db, &catalog, table, which).await?;
+        self.record_archive(caller, "archive.restored", json!(restored)).await?;
+        Ok(restored)
+    }
+
+    async fn record_archive(
+        &self,
+        caller: &Caller,
+        action: &str,
+        details: serde_json::Value,
+    ) -> Result<(), ServiceError> {
+        let mut connection = self.db.acquire().await?;
+        let event = audit::Event { action, entity_type: "archive", entity_id: None, details };
+        Ok(audit::record(&mut connection, &caller.actor, event).await?)
+    }
+}
+
+const NO_RUN: ServiceError = ServiceError::NotFound { what: "run" };
+
+fn refused(code: &'static str, message: impl Into<String>) -> ServiceError {
+    ServiceError::Refused { code, message: message.into() }
+}
+
+fn find<'a>(policies: &'a Policies, name: &str) -> Result<&'a Policy, ServiceError> {
+    policies.get(name).ok_or(ServiceError::NotFound { what: "policy" })
+}
+
+async fn detail(connection: &mut PgConnection, id: i64) -> Result<RunDetail, ServiceError> {
+    let run = run::find(connection, id).await?.ok_or(NO_RUN)?;
+    let tables = run::tables_of(connection, id).await?;
+    let elapsed: Option<f64> = sqlx::query_scalar(
+        "select extract(epoch from now() - min(started_at))::float8
+           from lifecycle_run_tables
+          where run_id = $1",
+    )
+    .bind(id)
+    .fetch_one(connection)
+    .await?;
+    let done: i64 = tables.iter().map(|table| table.done).sum();
+    let left: i64 = tables.iter().map(|table| (table.eligible - table.done).max(0)).sum();
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "an estimate; a cast from a float saturates"
+    )]
+    let estimate = elapsed
+        .filter(|_| done > 0 && !run.status.is_final())
+        .map(|secs| (secs * left as f64 / done as f64) as i64);
+    Ok(RunDetail { run, tables, estimated_secs_left: estimate })
+}
+
+async fn push_ticket(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    let ticket = queue::enqueue_run(connection, id, 0).await?;
+    run::note_ticket(connection, id, &ticket).await
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    caller: &Caller,
+    id: i64,
+    action: &str,
+    details: serde_json::Value,
+) -> Result<(), sqlx::Error> {
+    let event =
+        audit::Event { action, entity_type: "lifecycle_runs", entity_id: Some(id), details };
+    audit::record(connection, &caller.actor, event).await
+}
