@@ -26,4 +26,6 @@ pub mod reference;
 pub mod restore;
 pub mod rule;
 pub mod run;
+pub mod keyring;
 pub mod sql;
+pub mod treatment;
