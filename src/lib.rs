@@ -23,5 +23,6 @@ pub mod worker;
 pub mod db;
 pub mod postgres;
 pub mod report;
+pub mod retention;
 pub mod store;
 pub mod writer;

@@ -32,6 +32,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("queue", &["db"]),
     ("schema", &["db", "queue"]),
     ("report", &["config", "store", "writer"]),
+    ("retention", &["policy", "store", "writer"]),
     ("writer", &[]),
     ("store", &["config"]),
     ("db", &["config"]),
@@ -63,7 +64,18 @@ const CRATES: &[(&str, &[&str])] = &[
     ("config", &["config"]),
     (
         "sqlx",
-        &["cli", "db", "postgres", "queue", "report", "scheduler", "schema", "service", "worker"],
+        &[
+            "cli",
+            "db",
+            "postgres",
+            "queue",
+            "report",
+            "retention",
+            "scheduler",
+            "schema",
+            "service",
+            "worker",
+        ],
     ),
 ];
 

@@ -10,6 +10,7 @@ mod layers;
 mod migrations;
 mod postgres;
 mod queue;
+mod retention;
 mod sandbox;
 mod special_values;
 mod store;

@@ -1,0 +1,3 @@
+//! The lifecycle engine, on the shipped schema and on ones it has never seen.
+
+mod catalog;
