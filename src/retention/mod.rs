@@ -4,4 +4,6 @@
 //! together, [`sql`] is the one gate through which statements made of their names reach a server.
 
 pub mod catalog;
+pub mod keyring;
 pub mod sql;
+pub mod treatment;
