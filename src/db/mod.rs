@@ -14,7 +14,9 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use crate::config::DatabaseConfig;
 
 pub mod audit;
+pub mod certificates;
 pub mod definitions;
+pub mod erasures;
 pub mod executions;
 pub mod idempotency;
 pub mod schedules;

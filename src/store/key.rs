@@ -15,8 +15,33 @@ pub enum ObjectKey<'a> {
     },
     /// What the file holds and how it was made.
     Manifest(AttemptKey<'a>),
+    /// An entry of the erasure ledger.
+    Ledger(LedgerKey<'a>),
+    /// The copy of a certificate.
+    Certificate {
+        /// Its place in the chain.
+        number: i64,
+        /// SHA-256 of its document, in hexadecimal: two certificates never share an object.
+        sha256: &'a str,
+    },
     /// What `readyz` and `doctor` write to see that writing works.
     Probe(&'a str),
+}
+
+/// The folder of the erasure ledger.
+pub const LEDGER_FOLDER: &str = "ledger/erasures";
+/// The folder of the certificates.
+pub const CERTIFICATE_FOLDER: &str = "certificates";
+
+/// An entry of the ledger: never written twice with another content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerKey<'a> {
+    /// What the ledger calls the person.
+    pub token: &'a str,
+    /// When the act began: sets the year too.
+    pub begun_at: DateTime<Utc>,
+    /// `begun` or `completed`.
+    pub step: &'a str,
 }
 
 /// The folder of an attempt: two attempts can never write the same object.
@@ -58,6 +83,14 @@ impl ObjectKey<'_> {
             Self::Manifest(attempt) => {
                 format!("{}/{}.manifest.json", attempt.folder(), attempt.slug)
             }
+            Self::Ledger(LedgerKey { token, begun_at, step }) => format!(
+                "{LEDGER_FOLDER}/{:04}/{token}/{}.{step}.json",
+                begun_at.year(),
+                begun_at.format("%Y%m%dT%H%M%S%6fZ"),
+            ),
+            Self::Certificate { number, sha256 } => {
+                format!("{CERTIFICATE_FOLDER}/{number:010}-{sha256}.jsonl")
+            }
             Self::Probe(name) => format!("probes/{name}"),
         })
     }
@@ -78,6 +111,15 @@ mod tests {
         assert_eq!(
             ObjectKey::Manifest(attempt).path().to_string(),
             "results/2026/03/71/2/gpa-ranking.manifest.json"
+        );
+        let entry = LedgerKey { token: "ab12", begun_at: created_at, step: "begun" };
+        assert_eq!(
+            ObjectKey::Ledger(entry).path().to_string(),
+            "ledger/erasures/2026/ab12/20260301T000000000000Z.begun.json"
+        );
+        assert_eq!(
+            ObjectKey::Certificate { number: 12, sha256: "ab" }.path().to_string(),
+            "certificates/0000000012-ab.jsonl"
         );
     }
 }
