@@ -21,6 +21,7 @@ pub mod service;
 pub mod worker;
 
 pub mod db;
+pub mod policy;
 pub mod postgres;
 pub mod report;
 pub mod retention;
