@@ -53,10 +53,9 @@ pub async fn lock_end(
         .bind(CHAIN_LOCK)
         .execute(&mut *connection)
         .await?;
-    let last =
-        sqlx::query_as("select id, sha256::text from certificates order by id desc limit 1")
-            .fetch_optional(&mut *connection)
-            .await?;
+    let last = sqlx::query_as("select id, sha256::text from certificates order by id desc limit 1")
+        .fetch_optional(&mut *connection)
+        .await?;
     let now = sqlx::query_scalar("select now()").fetch_one(connection).await?;
     Ok((last, now))
 }

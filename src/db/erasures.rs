@@ -222,10 +222,7 @@ pub async fn seal_request(
 ///
 /// # Errors
 /// The database's.
-pub async fn find(
-    connection: &mut PgConnection,
-    id: i64,
-) -> Result<Option<Erasure>, sqlx::Error> {
+pub async fn find(connection: &mut PgConnection, id: i64) -> Result<Option<Erasure>, sqlx::Error> {
     sqlx::query_as(select_erasure!("where id = $1")).bind(id).fetch_optional(connection).await
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::account::{self, Account};
 use super::digest;
 use super::fault::PolicyFault;
 use super::name::{ColumnName, NameError, TableName};
@@ -49,6 +50,9 @@ impl Classification {
 pub struct ClassifiedTable {
     /// How its rows are tied to a person. Empty: they are not.
     pub subject: Vec<SubjectLink>,
+    /// How its rows, which are people, are closed and named. `None`: they are not people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
     /// Sorted by name.
     pub columns: BTreeMap<ColumnName, ClassifiedColumn>,
 }
@@ -262,6 +266,10 @@ fn read_table(table: &Reader<'_, '_>) -> Option<ClassifiedTable> {
         Some(links) => links.each(MAX_LINKS, read_link)?,
         None => Vec::new(),
     };
+    let account = match table.optional("account") {
+        Some(item) => Some(account::read(&item)?),
+        None => None,
+    };
     let mut columns = BTreeMap::new();
     let mut whole = true;
     for (name, item) in table.rest() {
@@ -273,7 +281,7 @@ fn read_table(table: &Reader<'_, '_>) -> Option<ClassifiedTable> {
             None => whole = false,
         }
     }
-    whole.then_some(ClassifiedTable { subject, columns })
+    whole.then_some(ClassifiedTable { subject, account, columns })
 }
 
 fn read_link(item: &Item<'_, '_>) -> Option<SubjectLink> {

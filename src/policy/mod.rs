@@ -4,6 +4,7 @@
 //! key. Whether the names exist in a database is not known here: see `retention::check`.
 //! Nothing here knows which tables exist, connects to anything or reads a clock.
 
+mod account;
 mod age;
 mod classification;
 mod condition;
@@ -23,6 +24,7 @@ use chrono_tz::Tz;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use account::{Account, Revocation};
 pub use age::{Age, AgeError, AgePath, AgePathError, Timespan, TimespanError};
 pub use classification::{
     CLASSIFICATION_FILE, Class, Classification, ClassifiedColumn, ClassifiedTable, NoClass,
