@@ -29,6 +29,7 @@ create table erasures (
     attempt integer not null default 0,
     lease_until timestamp with time zone,
     begun_at timestamp with time zone,
+    acted_at timestamp with time zone,
     verified_at timestamp with time zone,
     completed_at timestamp with time zone,
     cancelled_at timestamp with time zone,

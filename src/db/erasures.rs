@@ -450,6 +450,33 @@ pub async fn give_back(
     Ok(given.rows_affected() == 1)
 }
 
+/// Notes when the last row was changed; `None`: an attempt is not the current one. Where nothing
+/// was changed this time, the time of an attempt before counts.
+///
+/// # Errors
+/// The database's.
+pub async fn mark_acted(
+    pool: &PgPool,
+    ids: &[i64],
+    attempts: &[i32],
+    is_now: bool,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let times: Vec<DateTime<Utc>> = sqlx::query_scalar(
+        "update erasures e
+            set acted_at = case when $3 then now() else coalesce(acted_at, now()) end
+           from unnest($1::bigint[], $2::int[]) as mine (id, attempt)
+          where e.id = mine.id and e.attempt = mine.attempt and e.status = 'processing'
+         returning e.acted_at",
+    )
+    .bind(ids)
+    .bind(attempts)
+    .bind(is_now)
+    .fetch_all(pool)
+    .await?;
+    let all_are_ours = times.len() == ids.len();
+    Ok(times.into_iter().max().filter(|_| all_are_ours))
+}
+
 /// Notes that no trace was found any more; the time is the first one's.
 ///
 /// # Errors

@@ -31,7 +31,9 @@ pub use object_store::GetRange as ByteRange;
 /// Where an object is.
 pub use object_store::path::Path as ObjectPath;
 
-pub use key::{AttemptKey, CERTIFICATE_FOLDER, LEDGER_FOLDER, LedgerKey, ObjectKey};
+pub use key::{
+    AttemptKey, CERTIFICATE_FOLDER, LEDGER_FOLDER, LedgerKey, ObjectKey, execution_folder,
+};
 pub use upload::Upload;
 
 /// The store failed.

@@ -104,6 +104,18 @@ pub fn redact(text: &str, mut names: impl FnMut(&str) -> bool) -> String {
     })
 }
 
+/// Every text of a document: keys, strings, and the digits of numbers.
+pub fn texts(text: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    rewrite(text, &mut |seen| {
+        if let Seen::Key(text) | Seen::Text(text) = seen {
+            texts.push(text.to_owned());
+        }
+        false
+    });
+    texts
+}
+
 /// What a rewriter is asked about: whether it goes.
 enum Seen<'a> {
     /// A value by the names of what it lies in; `None` for a position in an array.

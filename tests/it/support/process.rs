@@ -134,5 +134,9 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("ERASURE__LEASE_SECS".to_owned(), erasure.lease_secs.to_string()),
         ("ERASURE__RETRY_SECS".to_owned(), erasure.retry_secs.to_string()),
     ];
-    given.chain(keys).chain(erasure).map(|(key, value)| (format!("REGISTRAR__{key}"), value)).collect()
+    given
+        .chain(keys)
+        .chain(erasure)
+        .map(|(key, value)| (format!("REGISTRAR__{key}"), value))
+        .collect()
 }
