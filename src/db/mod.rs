@@ -18,6 +18,7 @@ pub mod certificates;
 pub mod definitions;
 pub mod erasures;
 pub mod executions;
+pub mod holds;
 pub mod idempotency;
 pub mod schedules;
 pub mod tokens;

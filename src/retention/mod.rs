@@ -7,6 +7,8 @@ pub mod account;
 pub mod anonymize;
 pub mod catalog;
 pub mod certificate;
+pub mod condition;
+pub mod hold;
 pub mod keyring;
 pub mod ledger;
 pub mod sql;

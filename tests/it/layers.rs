@@ -32,7 +32,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("queue", &["db"]),
     ("schema", &["db", "queue"]),
     ("report", &["config", "store", "writer"]),
-    ("retention", &["policy", "store", "writer"]),
+    ("retention", &["db", "policy", "store", "writer"]),
     ("writer", &[]),
     ("store", &["config"]),
     ("db", &["config"]),
