@@ -59,16 +59,19 @@ create table erasure_tables (
 );
 
 -- The sealed records of erasures and runs. Each names the one before by its hash; `document` is
--- the exact text that is hashed, and `mac` is made with a key that is not in the database.
+-- the exact text that is hashed, and `mac` is made with a key that is not in the database. One that
+-- was adopted came from the store after a restore: its erasure may not be in this database.
 create table certificates (
     id bigint primary key check (id > 0),
-    subject varchar(100) not null unique,
+    subject varchar(100) not null,
     document text not null,
     sha256 char(64) not null unique,
     previous_sha256 char(64) not null unique,
     key_id varchar(100) not null,
     mac char(64) not null,
     sealed_at timestamp with time zone not null,
-    stored_at timestamp with time zone
+    stored_at timestamp with time zone,
+    adopted_at timestamp with time zone
 );
+create index idx_certificates_subject on certificates (subject, id desc);
 create index idx_certificates_unstored on certificates (id) where stored_at is null;

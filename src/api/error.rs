@@ -33,6 +33,8 @@ pub enum ProblemKind {
     MethodNotAllowed,
     /// The execution's state does not allow it.
     WrongState,
+    /// A safety rule refuses it.
+    Refused,
     /// The first request with this key is still running.
     IdempotencyInFlight,
     /// The result is deleted.
@@ -63,7 +65,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for the documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedBody,
         Self::InvalidQuery,
         Self::InvalidHeader,
@@ -72,6 +74,7 @@ impl ProblemKind {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::WrongState,
+        Self::Refused,
         Self::IdempotencyInFlight,
         Self::Expired,
         Self::BodyTooLarge,
@@ -111,6 +114,7 @@ impl ProblemKind {
             Self::WrongState => {
                 ("wrong-state", S::CONFLICT, "The execution's state does not allow this")
             }
+            Self::Refused => ("refused", S::CONFLICT, "A safety rule refuses this"),
             Self::IdempotencyInFlight => (
                 "idempotency-in-flight",
                 S::CONFLICT,
@@ -230,6 +234,7 @@ impl From<ServiceError> for Problem {
             ServiceError::WrongState { status } => {
                 Self::new(Kind::WrongState, detail).with_execution_status(status)
             }
+            ServiceError::Refused { reason } => Self::new(Kind::Refused, reason),
             ServiceError::Expired => Self::new(Kind::Expired, detail),
             ServiceError::IdempotencyMismatch => Self::new(Kind::IdempotencyMismatch, detail),
             ServiceError::IdempotencyInFlight => {

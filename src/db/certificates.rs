@@ -27,6 +27,8 @@ pub struct CertificateRow {
     pub sealed_at: DateTime<Utc>,
     /// When its copy was in the store.
     pub stored_at: Option<DateTime<Utc>>,
+    /// When it was taken up from the store, where it was not sealed in this database.
+    pub adopted_at: Option<DateTime<Utc>>,
 }
 
 /// The columns of [`CertificateRow`]; `concat!` because SQL must be static.
@@ -34,7 +36,7 @@ macro_rules! select_certificate {
     ($tail:literal) => {
         concat!(
             "select id, subject, document, sha256::text, previous_sha256::text, key_id, mac::text,
-                    sealed_at, stored_at
+                    sealed_at, stored_at, adopted_at
                from certificates ",
             $tail
         )
@@ -70,8 +72,9 @@ pub async fn insert(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into certificates
-                (id, subject, document, sha256, previous_sha256, key_id, mac, sealed_at, stored_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                (id, subject, document, sha256, previous_sha256, key_id, mac, sealed_at, stored_at,
+                 adopted_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(row.id)
     .bind(&row.subject)
@@ -82,6 +85,25 @@ pub async fn insert(
     .bind(&row.mac)
     .bind(row.sealed_at)
     .bind(row.stored_at)
+    .bind(row.adopted_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Lets new erasures have numbers above one that a certificate of the store tells of.
+///
+/// # Errors
+/// The database's.
+pub async fn skip_erasure_number(
+    connection: &mut PgConnection,
+    number: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select setval(pg_get_serial_sequence('erasures', 'id'),
+                       greatest($1, nextval(pg_get_serial_sequence('erasures', 'id')) - 1, 1))",
+    )
+    .bind(number)
     .execute(connection)
     .await?;
     Ok(())
@@ -110,12 +132,12 @@ pub async fn mark_stored(pool: &PgPool, id: i64) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The certificate about something.
+/// The newest certificate about something.
 ///
 /// # Errors
 /// The database's.
 pub async fn find(pool: &PgPool, subject: &str) -> Result<Option<CertificateRow>, sqlx::Error> {
-    sqlx::query_as(select_certificate!("where subject = $1"))
+    sqlx::query_as(select_certificate!("where subject = $1 order by id desc limit 1"))
         .bind(subject)
         .fetch_optional(pool)
         .await

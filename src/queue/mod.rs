@@ -47,6 +47,8 @@ pub enum MaintenanceTicket {
     ExpireResults,
     /// Forgets finished tickets, old keys and workers that are gone.
     Prune,
+    /// Carries out erasures whose grace is over.
+    CarryOutErasures,
 }
 
 /// Pushes a ticket for a pending execution, in the caller's transaction.

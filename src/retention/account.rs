@@ -209,11 +209,11 @@ pub fn identity(
     treated: Option<(&Key, &str)>,
 ) -> Result<Identity, sqlx::Error> {
     let mut identity = Identity::default();
-    for (at, columns) in plan.subject.account.names.iter().enumerate() {
+    for (at, columns) in plan.subject.names.iter().enumerate() {
         let parts: Vec<Option<String>> = row.try_get(format!("n{at}").as_str())?;
-        let is_treated = |column: &ColumnName, value: &str| {
+        let is_treated = |column: &Ident, value: &str| {
             let Some((key, id)) = treated else { return false };
-            let found = plan.subject.columns.iter().find(|t| t.name == ident(column));
+            let found = plan.subject.columns.iter().find(|t| t.name == *column);
             let row = [id.to_owned()];
             let table = plan.subject.table.name.as_str();
             let place = Place { table, column: column.as_str(), row: &row };
@@ -237,9 +237,8 @@ pub fn identity(
 
 /// The columns that [`identity`] reads, for a select with the alias `t`.
 pub fn name_columns(plan: &Plan) -> String {
-    let names = plan.subject.account.names.iter().enumerate().map(|(at, columns)| {
-        let columns: Vec<_> =
-            columns.iter().map(|column| format!("t.{}::text", ident(column))).collect();
+    let names = plan.subject.names.iter().enumerate().map(|(at, columns)| {
+        let columns: Vec<_> = columns.iter().map(|column| format!("t.{column}::text")).collect();
         format!("array[{}]::text[] as n{at}", columns.join(", "))
     });
     names.collect::<Vec<_>>().join(", ")

@@ -152,6 +152,7 @@ pub async fn seal(
         document: text,
         sealed_at: now,
         stored_at: None,
+        adopted_at: None,
     };
     certificates::insert(connection, &row).await?;
     Ok(row)
@@ -188,8 +189,11 @@ pub async fn adopt(db: &PgPool, store: &Store, keyring: &Keyring) -> Result<u64,
         let (last, now) = certificates::lock_end(&mut tx).await?;
         let (number, previous) = last.unwrap_or((0, NOTHING_BEFORE.to_owned()));
         if document.number == number + 1 && document.previous_sha256 == previous {
-            let row = CertificateRow { stored_at: Some(now), ..row };
+            let row = CertificateRow { stored_at: Some(now), adopted_at: Some(now), ..row };
             certificates::insert(&mut tx, &row).await?;
+            if let Some(erasure) = erasure_of(&row.subject) {
+                certificates::skip_erasure_number(&mut tx, erasure).await?;
+            }
             adopted += 1;
         }
         tx.commit().await?;
@@ -261,7 +265,10 @@ pub async fn verify(
 #[derive(Default)]
 struct Checked {
     verification: Verification,
-    erasures: BTreeSet<i64>,
+    /// Erasures whose record is as it was sealed.
+    certified: BTreeSet<i64>,
+    /// What the ledger calls the people of certificates.
+    tokens: BTreeSet<String>,
 }
 
 impl Checked {
@@ -326,19 +333,29 @@ impl Checked {
         }
     }
 
-    /// The database's record says today what was sealed. One that a restore or an old age has
-    /// taken along is no fault: the certificate is what remains of it.
+    /// The database's record says today what was sealed. A restored database does not know the
+    /// erasures of certificates that it adopted, or knows them as they were before.
     async fn record(&mut self, db: &PgPool, row: &CertificateRow) -> Result<(), CertificateError> {
-        let Some(id) = row.subject.strip_prefix("erasure-").and_then(|id| id.parse().ok()) else {
-            return Ok(());
-        };
-        self.erasures.insert(id);
+        let Some(id) = erasure_of(&row.subject) else { return Ok(()) };
         let Ok(document) = serde_json::from_str::<Document>(&row.document) else { return Ok(()) };
+        if let Some(token) = document.record["ledger_token"].as_str() {
+            self.tokens.insert(token.to_owned());
+        }
         let mut connection = db.acquire().await?;
-        let Some(erasure) = erasures::find(&mut connection, id).await? else { return Ok(()) };
-        let rows = erasures::counts(&mut connection, id).await?;
-        if erasure.status != Status::Completed || record_of(&erasure, &rows) != document.record {
-            self.note(format!("erasure {id}"), format!("was changed since certificate {}", row.id));
+        let fault = match erasures::find(&mut connection, id).await? {
+            None => Some(format!("is gone, and certificate {} tells of it", row.id)),
+            Some(erasure) => {
+                let rows = erasures::counts(&mut connection, id).await?;
+                let is_same = erasure.status == Status::Completed
+                    && record_of(&erasure, &rows) == document.record;
+                if is_same {
+                    self.certified.insert(id);
+                }
+                (!is_same).then(|| format!("was changed since certificate {}", row.id))
+            }
+        };
+        if let Some(fault) = fault.filter(|_| row.adopted_at.is_none()) {
+            self.note(format!("erasure {id}"), fault);
         }
         Ok(())
     }
@@ -350,38 +367,42 @@ impl Checked {
         entries: BTreeMap<String, (String, Option<ledger::Entry>)>,
     ) -> Result<(), CertificateError> {
         let mut before = None;
-        let mut open = BTreeSet::new();
         loop {
             let page = erasures::list(db, None, before, PAGE).await?;
             let Some(last) = page.last() else { break };
             before = Some(last.id);
             for erasure in page {
-                match erasure.status {
-                    Status::Completed if !self.erasures.contains(&erasure.id) => {
-                        self.note(
-                            format!("erasure {}", erasure.id),
-                            "is completed, but not certified",
-                        );
-                    }
-                    Status::Completed | Status::Cancelled => {}
-                    Status::Waiting | Status::Held | Status::Processing => {
-                        open.insert(erasure.ledger_token);
-                    }
+                let is_completed = erasure.status == Status::Completed;
+                if is_completed && !self.certified.contains(&erasure.id) {
+                    self.note(
+                        format!("erasure {}", erasure.id),
+                        "is completed, but no certificate says so",
+                    );
+                }
+                if erasure.status != Status::Cancelled {
+                    self.tokens.insert(erasure.ledger_token);
                 }
             }
         }
         for (path, (_, entry)) in entries {
             let Some(entry) = entry else { continue }; // told above
-            if !open.contains(&entry.token) {
-                let fault = match entry.step {
-                    Step::Begun => "belongs to no erasure of this database: replay the ledger",
-                    Step::Completed => "belongs to no certificate",
+            if !self.tokens.contains(&entry.token) {
+                let step = match entry.step {
+                    Step::Begun => "has begun",
+                    Step::Completed => "was completed",
                 };
-                self.note(path, fault);
+                self.note(
+                    path,
+                    format!("says that an erasure {step} that nobody knows: replay the ledger"),
+                );
             }
         }
         Ok(())
     }
+}
+
+fn erasure_of(subject: &str) -> Option<i64> {
+    subject.strip_prefix("erasure-")?.parse().ok()
 }
 
 fn key_of(row: &CertificateRow) -> ObjectKey<'_> {
@@ -415,6 +436,7 @@ fn parse_copy(keyring: &Keyring, bytes: &[u8]) -> Option<(Document, CertificateR
         mac: seal.mac,
         sealed_at: document.sealed_at,
         stored_at: None,
+        adopted_at: None,
     };
     Some((document, row))
 }

@@ -20,9 +20,10 @@ use crate::queue::{self, MaintenanceTicket};
 const TICK: Duration = Duration::from_secs(5);
 
 /// Housekeeping that the service itself needs: its name in the table, what it does, and how often.
-const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 2] = [
+const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 3] = [
     ("housekeeping.expire_results", MaintenanceTicket::ExpireResults, 60),
     ("housekeeping.prune", MaintenanceTicket::Prune, 600),
+    ("housekeeping.carry_out_erasures", MaintenanceTicket::CarryOutErasures, 600),
 ];
 
 /// Ticks until `shutdown`.

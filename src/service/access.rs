@@ -19,6 +19,12 @@ pub enum Permission {
     ExecutionsViewAll,
     /// Cancel and retry everybody's executions.
     ExecutionsCancelAll,
+    /// Close accounts: request and cancel erasures.
+    UsersManage,
+    /// Approve lifecycle work, and replay erasures.
+    RetentionApprove,
+    /// Read proofs: certificates and the audit log.
+    AuditView,
 }
 
 impl Permission {
@@ -29,6 +35,9 @@ impl Permission {
             Self::ReportsRun => "reports.run",
             Self::ExecutionsViewAll => "executions.view_all",
             Self::ExecutionsCancelAll => "executions.cancel_all",
+            Self::UsersManage => "users.manage",
+            Self::RetentionApprove => "retention.approve",
+            Self::AuditView => "audit.view",
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
 
 pub mod access;
+pub mod erasures;
 pub mod executions;
 mod health;
 pub mod reports;
@@ -78,6 +79,12 @@ pub enum ServiceError {
         /// The current state.
         status: Status,
     },
+    /// A safety rule refuses it.
+    #[error("{reason}")]
+    Refused {
+        /// Which, and what to do.
+        reason: String,
+    },
     /// The result was deleted at its time.
     #[error("the result has expired")]
     Expired,
@@ -102,6 +109,13 @@ pub enum ServiceError {
     /// Something that should not happen. The source is for the log only.
     #[error("internal error")]
     Internal(#[source] anyhow::Error),
+}
+
+impl ServiceError {
+    /// A safety rule refuses it: which, and what to do.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into() }
+    }
 }
 
 impl From<sqlx::Error> for ServiceError {

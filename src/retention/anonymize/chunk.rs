@@ -118,14 +118,16 @@ impl Eraser<'_> {
         if act && !changes.is_empty() {
             // The object first: a crash between the two leaves a path to nothing, which the next
             // attempt clears. The other way round nobody would know of the object any more.
-            for object in changes.iter().flat_map(|change| &change.objects) {
-                if let Ok(path) = ObjectPath::parse(object) {
-                    self.store.delete(&path).await?;
+            for change in &changes {
+                for object in &change.objects {
+                    if let Ok(path) = ObjectPath::parse(object) {
+                        self.store.delete(&path).await?;
+                    }
                 }
             }
             write(&mut tx, &visit.table, &visit.key, &visit.columns, &changes).await?;
-            let by_person = changes.iter().map(|change| change.person);
-            self.count(&mut tx, people, &visit.table, by_person).await?;
+            let by_person: Vec<_> = changes.iter().map(|change| change.person).collect();
+            self.count(&mut tx, people, &visit.table, &by_person).await?;
         }
         tx.commit().await?;
         let seen = u32::try_from(rows.len()).unwrap_or(u32::MAX);
@@ -138,11 +140,11 @@ impl Eraser<'_> {
         connection: &mut PgConnection,
         people: &People<'_>,
         table: &TableName,
-        changed: impl Iterator<Item = usize>,
+        changed: &[usize],
     ) -> Result<(), EraseError> {
         let mut counts: BTreeMap<usize, i64> = BTreeMap::new();
         for person in changed {
-            *counts.entry(person).or_default() += 1;
+            *counts.entry(*person).or_default() += 1;
         }
         let claims = || counts.keys().map(|person| &people.claimed[*person]);
         let ids: Vec<_> = claims().map(|claim| claim.id).collect();

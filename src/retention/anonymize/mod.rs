@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::{self, Kept, sealed_about};
 use super::certificate::{self, CertificateError, NewCertificate};
+use super::hold::HoldError;
 use super::keyring::{Key, KeyError, Keyring};
 use super::ledger::{self, Entry, LedgerError, LedgerObject, Step};
 use super::sql;
@@ -110,8 +111,8 @@ pub enum EraseError {
     #[error("a key is missing")]
     Key(#[from] KeyError),
     /// What is held cannot be told.
-    #[error("the holds cannot be read: {0}")]
-    Holds(String),
+    #[error("the holds cannot be read")]
+    Holds(#[from] HoldError),
     /// What was sealed is not readable.
     #[error("what was sealed with an erasure is not what was sealed")]
     BadSeal,
@@ -194,13 +195,14 @@ impl Eraser<'_> {
         let begun = self.write_ledger(&people, Step::Begun, &BTreeMap::new()).await?;
         let identities = self.keep_names(&people).await?;
         let names = names::Names::new(&identities)?;
-        let is_own = |visit: &&plan::Visit| visit.table.name == self.plan.subject.table.name;
-        for visit in self.plan.visits.iter().filter(|visit| !is_own(visit)) {
+        let (own, satellites): (Vec<_>, Vec<_>) =
+            self.plan.visits.iter().partition(|v| v.table.name == self.plan.subject.table.name);
+        for visit in satellites {
             self.visit(&people, visit, true).await?;
         }
         self.search(&people, &names, &self.plan.searched, true).await?;
         let mut changed = 0;
-        for visit in self.plan.visits.iter().filter(is_own) {
+        for visit in own {
             changed += self.visit(&people, visit, true).await?.changed;
         }
         let acted_at = self.mark_acted(&people, changed > 0).await?;

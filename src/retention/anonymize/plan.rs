@@ -44,6 +44,9 @@ pub struct Subject {
     pub account: Account,
     /// Columns with a treatment.
     pub columns: Vec<Treated>,
+    /// What people are called by: columns that stand with a space between, then each other
+    /// personal column by itself.
+    pub names: Vec<Vec<Ident>>,
     /// Columns whose values no two people share.
     pub unique: BTreeSet<String>,
     /// The type of every column, for casts.
@@ -175,7 +178,8 @@ impl Plan {
             searched.columns.iter_mut().map(|column| (searched.table.plain(), column))
         });
         let own = self.subject.columns.iter_mut().map(|column| (String::new(), column));
-        for (table, column) in columns.chain(searched).chain(own) {
+        let all: Vec<_> = columns.chain(searched).chain(own).collect();
+        for (table, column) in all {
             let Treatment::Constant(value) = &mut column.treatment else { continue };
             let statement = format!("select ($1::{})::text", column.type_name);
             let printed: Result<Option<String>, _> = sqlx::query_scalar(sql::dynamic(statement))
@@ -238,13 +242,14 @@ impl<'a> Maker<'a> {
         let columns = self.treated(&table, classified, true);
         self.check_account(&table, &account, &columns);
         let (visits, searched) = self.visits(subject, key);
+        let names = names_of(&account, &columns);
         let types = table
             .columns
             .iter()
             .map(|column| (column.name.as_str().to_owned(), column.base_type.clone()))
             .collect();
         let subject =
-            Subject { table: table.name, key: key.clone(), account, columns, unique, types };
+            Subject { table: table.name, key: key.clone(), account, columns, names, unique, types };
         let digest = self.classification.digest();
         Some(Plan { subject, visits, searched, digest })
     }
@@ -514,6 +519,22 @@ impl Treated {
         self.is_json
             || matches!(self.type_name.as_str(), "text" | "varchar" | "bpchar" | "citext" | "name")
     }
+}
+
+/// The names of `account`, and every personal column that is not a part of one of them: a family
+/// name by itself names many.
+fn names_of(account: &Account, columns: &[Treated]) -> Vec<Vec<Ident>> {
+    let mut names: Vec<Vec<Ident>> = account
+        .names
+        .iter()
+        .map(|parts| parts.iter().map(|part| Ident::new(part.as_str())).collect())
+        .collect();
+    let parts: BTreeSet<_> = names.iter().flatten().cloned().collect();
+    let others = columns.iter().filter(|column| {
+        column.class == Class::Personal && column.can_hold_text() && !parts.contains(&column.name)
+    });
+    names.extend(others.map(|column| vec![column.name.clone()]));
+    names
 }
 
 /// What the classification says of a table.

@@ -213,7 +213,7 @@ impl Eraser<'_> {
                 query = query.bind(vec![value.clone()]);
             }
             if query.execute(&mut *tx).await?.rows_affected() > 0 {
-                self.count(&mut tx, people, &table.table, mention.people.into_iter()).await?;
+                self.count(&mut tx, people, &table.table, &mention.people).await?;
             }
             tx.commit().await?;
         }

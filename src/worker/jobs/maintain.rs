@@ -4,6 +4,7 @@ use apalis::prelude::*;
 
 use crate::db::{idempotency, schedules, workers};
 use crate::queue::{self, MaintenanceTicket};
+use crate::retention::anonymize::Outcome;
 use crate::worker::Context;
 
 /// Finished tickets are kept this long, for whoever looks into the queue.
@@ -22,6 +23,7 @@ pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<()
     let done = match ticket {
         MaintenanceTicket::ExpireResults => expire(&context).await,
         MaintenanceTicket::Prune => prune(&context).await,
+        MaintenanceTicket::CarryOutErasures => carry_out_erasures(&context).await,
     };
     if let Err(error) = done {
         tracing::warn!(job = ?ticket, error = format!("{error:#}"), "a housekeeping job failed");
@@ -36,6 +38,19 @@ async fn expire(context: &Context) -> anyhow::Result<()> {
             break;
         }
         tracing::info!(expired, "deleted results past their time");
+    }
+    Ok(())
+}
+
+/// Nothing where no keys are set: nobody can have requested an erasure then.
+async fn carry_out_erasures(context: &Context) -> anyhow::Result<()> {
+    if !context.services.can_erase() {
+        return Ok(());
+    }
+    let outcome = context.services.carry_out_erasures().await?;
+    if outcome != Outcome::default() {
+        let Outcome { completed, held, postponed } = outcome;
+        tracing::info!(completed, held, postponed, "carried out erasures");
     }
     Ok(())
 }
