@@ -43,7 +43,9 @@ select id, codename, name, content_type_id, pg_temp.moment('permission ', id, to
         (18, 'grades.record', 'Record grades', 10),
         (19, 'projects.view', 'See innovation projects', 11),
         (20, 'projects.review', 'Review innovation projects', 11),
-        (21, 'legacy.export', 'Granted to nobody: "old" exports, kept for the record', null)
+        (21, 'legacy.export', 'Granted to nobody: "old" exports, kept for the record', null),
+        (22, 'retention.view', 'See lifecycle policies, holds and runs', 6),
+        (23, 'holds.manage', 'Place and release legal holds', 6)
   ) as permission (id, codename, name, content_type_id)
  cross join sample_settings
  order by id;
@@ -61,7 +63,8 @@ select
             'executions.view_all', 'executions.cancel_all', 'audit.view', 'roles.review',
             'tokens.manage', 'retention.approve', 'users.view', 'users.manage', 'courses.view',
             'courses.manage', 'enrollments.view', 'enrollments.manage', 'grades.view',
-            'grades.record', 'projects.view', 'projects.review'
+            'grades.record', 'projects.view', 'projects.review', 'retention.view',
+            'holds.manage'
         ]),
         ('analyst', array[
             'reports.view', 'reports.run', 'reports.personal', 'courses.view',
@@ -71,11 +74,11 @@ select
             'reports.view', 'reports.run', 'reports.manage', 'reports.personal',
             'executions.view_all', 'retention.approve', 'users.view', 'users.manage',
             'courses.view', 'courses.manage', 'enrollments.view', 'enrollments.manage',
-            'grades.view', 'projects.view'
+            'grades.view', 'projects.view', 'retention.view', 'holds.manage'
         ]),
         ('auditor', array[
             'reports.view', 'reports.run', 'executions.view_all', 'audit.view', 'roles.review',
-            'users.view', 'courses.view', 'enrollments.view', 'projects.view'
+            'users.view', 'courses.view', 'enrollments.view', 'projects.view', 'retention.view'
         ]),
         ('lecturer', array[
             'reports.view', 'reports.run', 'courses.view', 'enrollments.view', 'grades.view',
@@ -84,7 +87,7 @@ select
         ('student', array['courses.view', 'projects.view']),
         ('operator', array[
             'reports.view', 'executions.view_all', 'executions.cancel_all', 'tokens.manage',
-            'retention.approve'
+            'retention.approve', 'retention.view', 'holds.manage'
         ]),
         ('head_of_department', array[
             'reports.view', 'reports.run', 'courses.manage', 'projects.review'

@@ -29,6 +29,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// What reports may take.
     pub report: ReportConfig,
+    /// Lifecycle policies.
+    pub lifecycle: LifecycleConfig,
     /// Idempotency keys.
     pub idempotency: IdempotencyConfig,
     /// Erasures of people.
@@ -127,6 +129,14 @@ pub struct ReportConfig {
     pub lock_timeout_ms: NonZeroU32,
     /// Days that results are kept.
     pub expires_after_days: NonZeroU32,
+}
+
+/// `[lifecycle]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LifecycleConfig {
+    /// Folder of policies.
+    pub jobs_dir: PathBuf,
 }
 
 /// `[idempotency]`

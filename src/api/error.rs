@@ -112,7 +112,7 @@ impl ProblemKind {
                 "The resource does not know this method",
             ),
             Self::WrongState => {
-                ("wrong-state", S::CONFLICT, "The execution's state does not allow this")
+                ("wrong-state", S::CONFLICT, "The current state does not allow this")
             }
             Self::Refused => ("refused", S::CONFLICT, "A safety rule refuses this"),
             Self::IdempotencyInFlight => (
@@ -235,6 +235,11 @@ impl From<ServiceError> for Problem {
                 Self::new(Kind::WrongState, detail).with_execution_status(status)
             }
             ServiceError::Refused { reason } => Self::new(Kind::Refused, reason),
+            ServiceError::HoldEnded => Self::new(Kind::WrongState, detail),
+            ServiceError::BadPolicies(_) => {
+                tracing::error!("{detail}");
+                Self::retry_soon(Kind::Unavailable, detail)
+            }
             ServiceError::Expired => Self::new(Kind::Expired, detail),
             ServiceError::IdempotencyMismatch => Self::new(Kind::IdempotencyMismatch, detail),
             ServiceError::IdempotencyInFlight => {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::catalog::Catalog;
-use super::sql::{Ident, Literal, TableName};
+use super::sql::{DEFAULT_SCHEMA, Ident, Literal, TableName};
 use crate::db::holds::{self, HoldRow};
 use crate::policy::{Classification, Condition};
 
@@ -235,7 +235,17 @@ fn over_row(table: &TableName, condition: &Condition, alias: &Ident) -> String {
 
 /// Whether a row of one table can become a row of the other by archive or restore.
 fn is_same_row_kind(a: &TableName, b: &TableName) -> bool {
-    a == b || (a.name == b.name && (is_archive(a) || is_archive(b)))
+    a == b || (is_archive(b) && archived(a) == *b) || (is_archive(a) && archived(b) == *a)
+}
+
+/// Where the rows of a live table go: `archive.orders`, or `archive.sales__orders` for those of
+/// another schema than the default one.
+fn archived(live: &TableName) -> TableName {
+    let name = match live.schema.as_str() {
+        DEFAULT_SCHEMA => live.name.as_str().to_owned(),
+        schema => format!("{schema}__{}", live.name.as_str()),
+    };
+    TableName::new(ARCHIVE_SCHEMA, name)
 }
 
 fn is_archive(table: &TableName) -> bool {

@@ -23,8 +23,10 @@ pub enum Permission {
     UsersManage,
     /// Approve lifecycle work, and replay erasures.
     RetentionApprove,
-    /// Read proofs: certificates and the audit log.
-    AuditView,
+    /// See policies, holds and what lifecycle runs did.
+    RetentionView,
+    /// Place and release holds.
+    HoldsManage,
 }
 
 impl Permission {
@@ -37,7 +39,8 @@ impl Permission {
             Self::ExecutionsCancelAll => "executions.cancel_all",
             Self::UsersManage => "users.manage",
             Self::RetentionApprove => "retention.approve",
-            Self::AuditView => "audit.view",
+            Self::RetentionView => "retention.view",
+            Self::HoldsManage => "holds.manage",
         }
     }
 }

@@ -335,7 +335,7 @@ impl Services {
         caller: &Caller,
         subject: &str,
     ) -> Result<CertificateRow, ServiceError> {
-        caller.require(Permission::AuditView)?;
+        caller.require(Permission::RetentionView)?;
         let found = certificates::find(&self.db, subject).await?;
         found.ok_or(ServiceError::NotFound { what: "certificate" })
     }
@@ -346,14 +346,13 @@ impl Services {
     /// # Errors
     /// [`ServiceError`]
     pub async fn verify_certificates(&self, caller: &Caller) -> Result<Verification, ServiceError> {
-        caller.require(Permission::AuditView)?;
+        caller.require(Permission::RetentionView)?;
         let keyring = self.keyring()?;
         Ok(certificate::verify(&self.db, &self.store, &keyring).await?)
     }
 
     fn erasing(&self) -> Result<(Policies, Keyring), ServiceError> {
-        let policies = Policies::load(&self.config.policy.jobs_dir)
-            .map_err(|error| ServiceError::refused(error.to_string()))?;
+        let policies = self.policies()?;
         Ok((policies, self.keyring()?))
     }
 

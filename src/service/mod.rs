@@ -9,6 +9,7 @@ use sqlx::PgPool;
 
 use crate::config::Config;
 use crate::db::executions::Status;
+use crate::policy::PolicyError;
 use crate::report::parameters::ParameterError;
 use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
@@ -17,6 +18,8 @@ pub mod access;
 pub mod erasures;
 pub mod executions;
 mod health;
+pub mod holds;
+pub mod policies;
 pub mod reports;
 pub mod results;
 pub mod tokens;
@@ -100,6 +103,12 @@ pub enum ServiceError {
         /// How many.
         limit: u32,
     },
+    /// The files of the jobs folder cannot be used; whoever runs the service must mend them.
+    #[error("the jobs folder cannot be used: {0}")]
+    BadPolicies(#[source] PolicyError),
+    /// The hold is not in force.
+    #[error("the hold was released already, or has ended")]
+    HoldEnded,
     /// The database does not answer.
     #[error("the database is not available")]
     DatabaseUnavailable(#[source] sqlx::Error),

@@ -26,7 +26,10 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("api", &["config", "db", "report", "schema", "service", "store", "writer"]),
-    ("service", &["config", "db", "queue", "report", "schema", "store", "writer"]),
+    (
+        "service",
+        &["config", "db", "policy", "queue", "report", "retention", "schema", "store", "writer"],
+    ),
     ("worker", &["db", "queue", "report", "service", "store"]),
     ("scheduler", &["db", "queue"]),
     ("queue", &["db"]),

@@ -81,7 +81,7 @@ pub enum PlaceError {
     },
     /// The condition means nothing here.
     #[error("the condition {0}")]
-    BadCondition(#[source] ConditionFault),
+    BadCondition(ConditionFault),
     /// The end lies in the past.
     #[error("`until` must be in the future")]
     Past,

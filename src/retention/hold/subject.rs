@@ -2,7 +2,7 @@
 
 use super::super::catalog::{Catalog, ForeignKey, OnDelete, Table};
 use super::super::sql::{Ident, Literal, TableName, list};
-use super::{Keys, any, is_archive};
+use super::{Keys, any, archived, is_archive};
 use crate::policy::{Classification, SubjectLink};
 
 /// A person, and what is known of how rows hang together.
@@ -38,8 +38,8 @@ impl Links<'_> {
         if !is_archive(table) {
             return self.catalog.table(table).into_iter().collect();
         }
-        let same_name = |other: &&Table| other.name.name == table.name && !is_archive(&other.name);
-        self.catalog.tables().filter(same_name).collect()
+        let is_origin = |live: &&Table| !is_archive(&live.name) && archived(&live.name) == *table;
+        self.catalog.tables().filter(is_origin).collect()
     }
 
     /// `path` holds the tables passed on the way here, so that circles end.
@@ -98,8 +98,8 @@ impl Links<'_> {
         if conditions.is_empty() {
             return None;
         }
-        let archived = TableName { schema: super::ARCHIVE_SCHEMA.into(), ..key.parent.clone() };
-        let homes = [Some(&key.parent), self.catalog.table(&archived).map(|table| &table.name)];
+        let archive = self.catalog.table(&archived(&key.parent));
+        let homes = [Some(&key.parent), archive.map(|table| &table.name)];
         let columns = list(&format!("{parent_alias}."), &key.parent_columns);
         let parents: Vec<_> = homes
             .into_iter()

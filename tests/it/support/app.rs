@@ -85,12 +85,18 @@ fn config() -> Config {
     config.worker.retry_base_ms = NonZeroU32::new(200).unwrap();
     config.store.retry_secs = NonZeroU64::new(2).unwrap();
     config.report.templates_dir = templates_dir();
+    config.lifecycle.jobs_dir = jobs_dir();
     config
 }
 
 /// The templates that are shipped.
 pub fn templates_dir() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/report-templates"))
+}
+
+/// The policies that are shipped.
+pub fn jobs_dir() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/jobs"))
 }
 
 /// Services on the runtime that calls: pools and clients belong to the runtime that made them.

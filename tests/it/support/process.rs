@@ -94,11 +94,21 @@ fn tell(text: &str) {
 
 /// The settings that tests change, as the environment of a process.
 fn environment(config: &Config) -> Vec<(String, String)> {
-    let Config { database, http, store, worker, report, idempotency: _, erasure, log } = config;
+    let Config {
+        database,
+        http,
+        store,
+        worker,
+        report,
+        lifecycle,
+        idempotency: _,
+        erasure,
+        log,
+    } = config;
     let secret = |secret: &Option<secrecy::SecretString>| {
         secret.as_ref().map(|secret| secret.expose_secret().to_owned())
     };
-    let settings: [(&str, Option<String>); 25] = [
+    let settings: [(&str, Option<String>); 26] = [
         ("DATABASE__URL", secret(&database.url)),
         ("DATABASE__REPORT_URL", secret(&database.report_url)),
         ("DATABASE__REPORT_PASSWORD", secret(&database.report_password)),
@@ -123,6 +133,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("REPORT__MAX_ROWS", Some(report.max_rows.to_string())),
         ("REPORT__MAX_BYTES", Some(report.max_bytes.to_string())),
         ("REPORT__MAX_ATTEMPTS", Some(report.max_attempts.to_string())),
+        ("LIFECYCLE__JOBS_DIR", Some(lifecycle.jobs_dir.display().to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];
     let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
