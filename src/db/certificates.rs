@@ -31,6 +31,18 @@ pub struct CertificateRow {
     pub adopted_at: Option<DateTime<Utc>>,
 }
 
+impl CertificateRow {
+    /// The sealed text and its seal, a line of JSON each: what is copied to the store.
+    pub fn to_lines(&self) -> String {
+        let seal = serde_json::json!({
+            "sha256": self.sha256,
+            "key_id": self.key_id,
+            "mac": self.mac,
+        });
+        format!("{}\n{seal}\n", self.document)
+    }
+}
+
 /// The columns of [`CertificateRow`]; `concat!` because SQL must be static.
 macro_rules! select_certificate {
     ($tail:literal) => {

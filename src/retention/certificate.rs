@@ -166,7 +166,7 @@ pub async fn store_pending(db: &PgPool, store: &Store) -> Result<u64, Certificat
     let pending = certificates::list_unstored(db, PAGE).await?;
     let mut copied = 0;
     for row in pending {
-        store.put(&key_of(&row).path(), copy_of(&row).into()).await?;
+        store.put(&key_of(&row).path(), row.to_lines().into()).await?;
         certificates::mark_stored(db, row.id).await?;
         copied += 1;
     }
@@ -306,7 +306,7 @@ impl Checked {
             self.note(&what, "does not follow the one before it");
         }
         match copies.remove(&key_of(row).path().to_string()) {
-            Some(copy) if copy == copy_of(row) => {}
+            Some(copy) if copy == row.to_lines() => {}
             Some(_) => self.note(&what, "has another copy in the store"),
             None if row.stored_at.is_none() => {}
             None => self.note(&what, "has no copy in the store"),
@@ -324,10 +324,10 @@ impl Checked {
             match entries.remove(&named.path) {
                 Some((sha256, _)) if sha256 == named.sha256 => {}
                 Some(_) => {
-                    self.note(named.path, format!("was changed since certificate {}", row.id))
+                    self.note(named.path, format!("was changed since certificate {}", row.id));
                 }
                 None => {
-                    self.note(named.path, format!("is gone, and certificate {} names it", row.id))
+                    self.note(named.path, format!("is gone, and certificate {} names it", row.id));
                 }
             }
         }
@@ -407,14 +407,6 @@ fn erasure_of(subject: &str) -> Option<i64> {
 
 fn key_of(row: &CertificateRow) -> ObjectKey<'_> {
     ObjectKey::Certificate { number: row.id, sha256: &row.sha256 }
-}
-
-/// The document and its seal, a line each.
-pub fn copy_of(row: &CertificateRow) -> Vec<u8> {
-    let seal =
-        Seal { sha256: row.sha256.clone(), key_id: row.key_id.clone(), mac: row.mac.clone() };
-    let seal = serde_json::to_string(&seal).expect("plain data");
-    format!("{}\n{seal}\n", row.document).into_bytes()
 }
 
 fn parse_copy(keyring: &Keyring, bytes: &[u8]) -> Option<(Document, CertificateRow)> {

@@ -114,9 +114,9 @@ pub async fn write(
     // for a bucket with versions.
     match store.get(&path).await {
         Ok(known) if known == bytes => {}
-        Ok(known) if read(keyring, &path.to_string(), &known).is_ok() => {
+        Ok(known) if read(keyring, path.as_ref(), &known).is_ok() => {
             // Written by an attempt before, under an older classification: the first one counts.
-            return Ok(object(&path.to_string(), &known));
+            return Ok(object(path.as_ref(), &known));
         }
         Ok(_) => {
             return Err(LedgerError::Tampered {
@@ -127,7 +127,7 @@ pub async fn write(
         Err(StoreError::NotFound(_)) => store.put(&path, bytes.clone().into()).await?,
         Err(error) => return Err(error.into()),
     }
-    Ok(object(&path.to_string(), &bytes))
+    Ok(object(path.as_ref(), &bytes))
 }
 
 /// Whether an entry has been written.

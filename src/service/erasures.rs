@@ -58,7 +58,7 @@ impl Services {
         subject_id: &str,
     ) -> Result<Erasure, ServiceError> {
         caller.require(Permission::UsersManage)?;
-        let (policies, keyring) = self.erasing()?;
+        let (policies, keyring) = self.erasing().await?;
         let subject = subject_of(&policies, table)?;
         let plan = self.plan(&policies, &subject).await?;
         if subject_id.chars().count() > MAX_KEY_CHARS {
@@ -122,7 +122,7 @@ impl Services {
     /// [`ServiceError::Refused`] where it has begun, or somebody else has the username by now.
     pub async fn cancel_erasure(&self, caller: &Caller, id: i64) -> Result<Erasure, ServiceError> {
         caller.require(Permission::UsersManage)?;
-        let (policies, keyring) = self.erasing()?;
+        let (policies, keyring) = self.erasing().await?;
         let mut tx = self.db.begin().await?;
         let erasure = erasures::find(&mut tx, id).await?;
         let erasure = erasure.ok_or(ServiceError::NotFound { what: "erasure" })?;
@@ -196,7 +196,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError`]; what was not ended is tried again.
     pub async fn carry_out_erasures(&self) -> Result<Outcome, ServiceError> {
-        let (policies, keyring) = self.erasing()?;
+        let (policies, keyring) = self.erasing().await?;
         let classification = Arc::new(policies.classification.clone());
         let mut total = Outcome::default();
         for subject in Plan::subjects(&policies.classification) {
@@ -231,7 +231,7 @@ impl Services {
     /// [`ServiceError`]; another replay goes on where this one ended.
     pub async fn replay_erasures(&self, caller: &Caller) -> Result<Replayed, ServiceError> {
         caller.require(Permission::RetentionApprove)?;
-        let (policies, keyring) = self.erasing()?;
+        let (policies, keyring) = self.erasing().await?;
         let mut replayed = Replayed {
             certificates: certificate::adopt(&self.db, &self.store, &keyring).await?,
             ..Replayed::default()
@@ -351,8 +351,8 @@ impl Services {
         Ok(certificate::verify(&self.db, &self.store, &keyring).await?)
     }
 
-    fn erasing(&self) -> Result<(Policies, Keyring), ServiceError> {
-        let policies = self.policies()?;
+    async fn erasing(&self) -> Result<(Policies, Keyring), ServiceError> {
+        let policies = self.policies().await?;
         Ok((policies, self.keyring()?))
     }
 

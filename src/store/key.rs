@@ -28,6 +28,19 @@ pub enum ObjectKey<'a> {
     Probe(&'a str),
 }
 
+/// Folders of the store that hold Registrar's own objects: nothing that an application's row names
+/// is ever looked for there.
+const OWN_FOLDERS: [&str; 6] =
+    ["archive", "backups", "certificates", "ledger", "probes", "results"];
+
+/// The path of an object that an application's row names: none where the text is no path, or one
+/// of Registrar's own.
+pub fn foreign_object(text: &str) -> Option<Path> {
+    let path = Path::parse(text).ok()?;
+    let first = path.parts().next()?;
+    (!OWN_FOLDERS.contains(&first.as_ref())).then_some(path)
+}
+
 /// The folder of the erasure ledger.
 pub const LEDGER_FOLDER: &str = "ledger/erasures";
 /// The folder of the certificates.
@@ -99,6 +112,15 @@ impl ObjectKey<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_applications_row_names_no_object_of_ours() {
+        let named = |text: &str| foreign_object(text).map(|path| path.to_string());
+        assert_eq!(named("avatars/7.png").as_deref(), Some("avatars/7.png"));
+        for text in ["", "/", "ledger/erasures/x", "/results/1", "certificates", "a//b", "../x"] {
+            assert_eq!(named(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn paths_are_as_the_documentation_says() {

@@ -33,6 +33,7 @@ pub use object_store::path::Path as ObjectPath;
 
 pub use key::{
     AttemptKey, CERTIFICATE_FOLDER, LEDGER_FOLDER, LedgerKey, ObjectKey, execution_folder,
+    foreign_object,
 };
 pub use upload::Upload;
 

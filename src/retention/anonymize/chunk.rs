@@ -16,7 +16,7 @@ use crate::db::{erasures, sqlstate};
 use crate::retention::keyring::Key;
 use crate::retention::sql::{self, TableName};
 use crate::retention::treatment::{Place, Treatment};
-use crate::store::ObjectPath;
+use crate::store::foreign_object;
 
 /// How long a chunk waits for the rows of somebody else's transaction.
 const LOCK_TIMEOUT: &str = "2s";
@@ -76,7 +76,7 @@ impl Eraser<'_> {
         loop {
             match self.chunk(people, visit, after, act).await {
                 Err(EraseError::Database(error)) if passes(&error) && tries < MAX_TRIES => {
-                    tries += 1
+                    tries += 1;
                 }
                 done => return done,
             }
@@ -120,7 +120,7 @@ impl Eraser<'_> {
             // attempt clears. The other way round nobody would know of the object any more.
             for change in &changes {
                 for object in &change.objects {
-                    if let Ok(path) = ObjectPath::parse(object) {
+                    if let Some(path) = foreign_object(object) {
                         self.store.delete(&path).await?;
                     }
                 }

@@ -124,6 +124,13 @@ pub enum EraseError {
     LeaseLost,
 }
 
+impl EraseError {
+    /// Whether the fault lies with what is kept of one person.
+    fn is_of_one(&self) -> bool {
+        matches!(self, Self::BadSeal | Self::Key(_) | Self::Ledger(LedgerError::Tampered { .. }))
+    }
+}
+
 /// The people of one go.
 #[derive(Debug)]
 pub(super) struct People<'a> {
@@ -170,16 +177,30 @@ impl Eraser<'_> {
             let beat = CancellationToken::new();
             let _stops = beat.clone().drop_guard();
             tokio::spawn(keep_leases(self.db.clone(), claimed.clone(), self.settings.lease, beat));
-            let people = People::new(claimed, self.keyring)?;
-            match self.go(people.claimed.clone()).await {
-                Ok(outcome) => {
-                    total.completed += outcome.completed;
-                    total.held += outcome.held;
-                    total.postponed += outcome.postponed;
-                }
-                Err(error) => {
-                    self.postpone(&people.claimed, Status::Waiting, "failed", true).await?;
-                    return Err(error);
+            let mut goes = vec![claimed];
+            while let Some(claimed) = goes.pop() {
+                match self.go(claimed.clone()).await {
+                    Ok(outcome) => {
+                        total.completed += outcome.completed;
+                        total.held += outcome.held;
+                        total.postponed += outcome.postponed;
+                    }
+                    // One person's fault must not keep the others waiting.
+                    Err(error) if error.is_of_one() && claimed.len() > 1 => {
+                        goes.extend(claimed.into_iter().map(|claim| vec![claim]));
+                    }
+                    Err(error) if error.is_of_one() => {
+                        tracing::error!(%error, "an erasure cannot be carried out");
+                        self.postpone(&claimed, Status::Waiting, "sealed", true).await?;
+                        total.postponed += 1;
+                    }
+                    Err(error) => {
+                        goes.push(claimed);
+                        for claimed in goes {
+                            self.postpone(&claimed, Status::Waiting, "failed", true).await?;
+                        }
+                        return Err(error);
+                    }
                 }
             }
         }
