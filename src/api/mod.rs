@@ -31,6 +31,7 @@ use crate::service::Services;
 mod caching;
 mod cursor;
 mod docs;
+mod erasures;
 mod error;
 mod etag;
 mod executions;
@@ -122,6 +123,12 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(executions::retry_execution))
         .routes(routes!(results::download_result))
         .routes(routes!(results::show_manifest))
+        .routes(routes!(erasures::request_erasure))
+        .routes(routes!(erasures::list_erasures))
+        .routes(routes!(erasures::show_erasure))
+        .routes(routes!(erasures::cancel_erasure))
+        .routes(routes!(erasures::show_erasure_certificate))
+        .routes(routes!(erasures::show_run_certificate))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

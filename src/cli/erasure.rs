@@ -100,7 +100,8 @@ pub async fn run(command: ErasureCommand) -> anyhow::Result<ExitCode> {
             )),
             Err(error) => return refused(error),
         },
-        ErasureVerb::Replay { json } => match Box::pin(services.replay_erasures(&operator())).await {
+        ErasureVerb::Replay { json } => match Box::pin(services.replay_erasures(&operator())).await
+        {
             Ok(replayed) => {
                 let is_whole = replayed.broken.is_empty() && replayed.outcome.postponed == 0;
                 if json {

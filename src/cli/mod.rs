@@ -16,12 +16,14 @@ use crate::store::Store;
 use crate::telemetry;
 
 pub mod demo;
+pub mod erasure;
 pub mod execution;
 pub mod healthcheck;
 pub mod migrate;
 pub mod openapi;
 pub mod postgres;
 pub mod report;
+pub mod run;
 pub mod serve;
 pub mod token;
 
@@ -44,6 +46,8 @@ enum Command {
     Migrate(migrate::MigrateCommand),
     Report(report::ReportCommand),
     Execution(execution::ExecutionCommand),
+    Erasure(erasure::ErasureCommand),
+    Run(run::RunCommand),
     Token(token::TokenCommand),
     Openapi(openapi::OpenapiCommand),
     Healthcheck(healthcheck::HealthcheckCommand),
@@ -100,6 +104,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(command) => migrate::run(command).await,
             Command::Report(command) => Box::pin(report::run(command)).await,
             Command::Execution(command) => execution::run(command).await,
+            Command::Erasure(command) => Box::pin(erasure::run(command)).await,
+            Command::Run(command) => run::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Openapi(command) => openapi::run(&command),
             Command::Healthcheck(command) => healthcheck::run(command).await,
