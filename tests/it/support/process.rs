@@ -94,17 +94,8 @@ fn tell(text: &str) {
 
 /// The settings that tests change, as the environment of a process.
 fn environment(config: &Config) -> Vec<(String, String)> {
-    let Config {
-        database,
-        http,
-        store,
-        worker,
-        report,
-        lifecycle,
-        idempotency: _,
-        erasure,
-        log,
-    } = config;
+    let Config { database, http, store, worker, report, lifecycle, idempotency: _, erasure, log } =
+        config;
     let secret = |secret: &Option<secrecy::SecretString>| {
         secret.as_ref().map(|secret| secret.expose_secret().to_owned())
     };
