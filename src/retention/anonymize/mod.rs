@@ -196,8 +196,13 @@ impl Eraser<'_> {
                     }
                     Err(error) => {
                         goes.push(claimed);
-                        for claimed in goes {
-                            self.postpone(&claimed, Status::Waiting, "failed", true).await?;
+                        for claim in goes.into_iter().flatten() {
+                            // Where the ledger does not say, it may have begun.
+                            let begun =
+                                ledger::has_begun(self.store, &claim.ledger_token, claim.begun_at)
+                                    .await
+                                    .unwrap_or(true);
+                            self.postpone(&[claim], Status::Waiting, "failed", begun).await?;
                         }
                         return Err(error);
                     }

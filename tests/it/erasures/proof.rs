@@ -132,6 +132,52 @@ async fn a_later_person_with_the_same_number_is_not_replayed() {
 }
 
 #[tokio::test]
+async fn nothing_is_erased_while_the_ledger_cannot_be_written() {
+    let people = People::new().await;
+    let erasure = people.request(PERSON).await;
+    people.end_grace().await;
+    let data = async || {
+        let mut all = people.rows("select * from users order by id").await;
+        all.extend(people.rows("select ctid, * from audit_logs order by id").await);
+        all
+    };
+    let before = data().await;
+    // A file where the ledger's folder belongs: every write below it fails.
+    let blocked = std::path::Path::new(&people.app.config.store.url).join("ledger");
+    std::fs::write(&blocked, "in the way").unwrap();
+    let outcome = people.app.services.carry_out_erasures().await;
+    assert!(matches!(outcome, Err(ServiceError::StoreUnavailable(_))), "{outcome:?}");
+    assert_eq!(data().await, before);
+    let waits = people.erasure(erasure.id).await;
+    assert_eq!(waits.waits_because.as_deref(), Some("failed"));
+    std::fs::remove_file(&blocked).unwrap();
+    people.end_grace().await;
+    assert_eq!(people.carry_out().await.completed, 1);
+}
+
+#[tokio::test]
+async fn groups_that_are_too_small_are_counted_in_the_certificate() {
+    let people = People::new().await;
+    let policy = r#"
+        kind = "anonymize"
+        description = "People whose erasure is due."
+        owner = "data-protection-officer"
+        subject = "users"
+        when = "erasures.due"
+        order = "satellites-first"
+        k_anonymity = { quasi = ["date_of_birth", "city"], k = 5, on_fail = "report" }"#;
+    let file = people.app.config.lifecycle.jobs_dir.join("anonymize-erased-users.toml");
+    std::fs::write(file, policy).unwrap();
+    let erasure = people.erase(PERSON).await;
+    let subject = format!("erasure-{}", erasure.id);
+    let operator = people.app.operator();
+    let certificate = people.app.services.certificate(&operator, &subject).await.unwrap();
+    let document: serde_json::Value = serde_json::from_str(&certificate.document).unwrap();
+    let groups = &document["findings"]["small_groups"];
+    assert_eq!((groups["k"].as_i64(), groups["smallest"].as_i64()), (Some(5), Some(1)), "{groups}");
+}
+
+#[tokio::test]
 async fn without_keys_nothing_is_begun() {
     let people =
         People::with(TestApp::new().with(|config| config.erasure.keys.clear()), true).await;
