@@ -151,8 +151,6 @@ pub struct IdempotencyConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErasureConfig {
-    /// Days between a request and the act.
-    pub grace_days: NonZeroU32,
     /// Name of the key that new tokens are made with.
     pub active_key: String,
     /// Keys by name, in hexadecimal.

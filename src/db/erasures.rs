@@ -153,6 +153,28 @@ macro_rules! select_erasure {
     };
 }
 
+/// A calendar interval in a zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grace {
+    /// Months and days, as PostgreSQL reads an interval.
+    pub calendar: String,
+    /// Hours, as PostgreSQL reads an interval.
+    pub elapsed: String,
+    /// IANA name of the zone of the calendar.
+    pub time_zone: String,
+}
+
+impl Grace {
+    /// So many days, in UTC.
+    pub fn days(days: u32) -> Self {
+        Self {
+            calendar: format!("{days} days"),
+            elapsed: "0 hours".to_owned(),
+            time_zone: "UTC".to_owned(),
+        }
+    }
+}
+
 /// An erasure to be stored.
 #[derive(Debug)]
 pub struct NewErasure<'a> {
@@ -164,8 +186,8 @@ pub struct NewErasure<'a> {
     pub source: Source,
     /// The account that asked.
     pub requested_by: Option<i32>,
-    /// Days of grace.
-    pub grace_days: i32,
+    /// How long it can be taken back.
+    pub grace: &'a Grace,
     /// The key of its tokens.
     pub key_id: &'a str,
     /// What the ledger calls the person.
@@ -183,8 +205,9 @@ pub async fn insert(
     sqlx::query_scalar(
         "insert into erasures (subject_table, subject_id, status, source, requested_by, due_at,
                                run_at, key_id, ledger_token)
-         values ($1, $2, 'waiting', $3, $4, now() + make_interval(days => $5),
-                 now() + make_interval(days => $5), $6, $7)
+         select $1, $2, 'waiting', $3, $4, due.at, due.at, $8, $9
+           from (select ((now() at time zone $7) + $5::interval) at time zone $7 + $6::interval
+                        as at) due
          on conflict (subject_table, subject_id)
                where status in ('waiting', 'held', 'processing') do nothing
          returning id",
@@ -193,7 +216,9 @@ pub async fn insert(
     .bind(new.subject_id)
     .bind(new.source.as_str())
     .bind(new.requested_by)
-    .bind(new.grace_days)
+    .bind(&new.grace.calendar)
+    .bind(&new.grace.elapsed)
+    .bind(&new.grace.time_zone)
     .bind(new.key_id)
     .bind(new.ledger_token)
     .fetch_optional(connection)

@@ -13,8 +13,8 @@ use sqlx::Row;
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::certificates::{self, CertificateRow};
-use crate::db::erasures::{self, Erasure, NewErasure, Source, Status};
-use crate::policy::{Kind, Policies};
+use crate::db::erasures::{self, Erasure, Grace, NewErasure, Source, Status};
+use crate::policy::{Anonymize, Kind, Policies, Policy};
 use crate::retention::account::{self, Kept, ReopenError, sealed_about};
 use crate::retention::anonymize::{
     EraseError, Eraser, HoldGate, KAnonymity, Outcome, Plan, PlanError, Settings,
@@ -26,6 +26,8 @@ use crate::retention::sql::{self, TableName};
 
 /// Most erasures on a page.
 pub const MAX_PAGE: i64 = 200;
+/// Days of grace where no policy says otherwise.
+const DEFAULT_GRACE_DAYS: u32 = 30;
 /// Longest key of a person, in characters.
 const MAX_KEY_CHARS: usize = 200;
 
@@ -67,8 +69,8 @@ impl Services {
         let mut tx = self.db.begin().await?;
         let locked = account::lock(&mut tx, &plan, subject_id).await?;
         let locked = locked.ok_or(ServiceError::NotFound { what: "person" })?;
-        let grace = i32::try_from(self.config.erasure.grace_days.get()).unwrap_or(i32::MAX);
-        let new = Request { subject_id, source: Source::Request, grace_days: grace, key: None };
+        let grace = grace(&policies, &subject);
+        let new = Request { subject_id, source: Source::Request, grace, key: None };
         let id = self.close(&mut tx, caller, &plan, &keyring, &locked, new).await?;
         let Some(id) = id else {
             let open = erasures::find_open(&mut tx, &subject.plain(), subject_id).await?;
@@ -98,7 +100,7 @@ impl Services {
             subject_id: request.subject_id,
             source: request.source,
             requested_by: caller.user_id,
-            grace_days: request.grace_days,
+            grace: &request.grace,
             key_id,
             ledger_token: &token,
         };
@@ -316,8 +318,12 @@ impl Services {
     ) -> Result<(), ServiceError> {
         let mut tx = self.db.begin().await?;
         let Some(locked) = account::lock(&mut tx, plan, subject_id).await? else { return Ok(()) };
-        let request =
-            Request { subject_id, source: Source::Replay, grace_days: 0, key: Some(key_id) };
+        let request = Request {
+            subject_id,
+            source: Source::Replay,
+            grace: Grace::days(0),
+            key: Some(key_id),
+        };
         if self.close(&mut tx, caller, plan, keyring, &locked, request).await?.is_none() {
             let table = plan.subject.table.plain();
             erasures::hasten(&mut tx, &table, &[subject_id.to_owned()]).await?;
@@ -382,7 +388,7 @@ impl Services {
 struct Request<'a> {
     subject_id: &'a str,
     source: Source,
-    grace_days: i32,
+    grace: Grace,
     /// The key of the ledger's entry, where there is one.
     key: Option<&'a str>,
 }
@@ -407,18 +413,41 @@ fn subject_of(policies: &Policies, table: Option<&str>) -> Result<TableName, Ser
     }
 }
 
+/// The policy that carries out the erasures of a table, with the zone of its calendar.
+fn anonymize_policy<'a>(
+    policies: &'a Policies,
+    subject: &TableName,
+) -> Option<(&'a Policy, &'a Anonymize)> {
+    let mut enabled = policies.policies.values().filter(|policy| policy.enabled);
+    enabled.find_map(|policy| match &policy.kind {
+        Kind::Anonymize(anonymize)
+            if anonymize.subject.table() == subject.name.as_str()
+                && anonymize.subject.schema() == subject.schema.as_str() =>
+        {
+            Some((policy, anonymize))
+        }
+        _ => None,
+    })
+}
+
+/// How long a request can be taken back.
+fn grace(policies: &Policies, subject: &TableName) -> Grace {
+    match anonymize_policy(policies, subject) {
+        Some((policy, anonymize)) => Grace {
+            calendar: anonymize.grace.calendar(),
+            elapsed: anonymize.grace.elapsed(),
+            time_zone: policy.time_zone.name().to_owned(),
+        },
+        None => Grace::days(DEFAULT_GRACE_DAYS),
+    }
+}
+
 /// What the policy of this table says of small groups.
 fn k_anonymity(policies: &Policies, subject: &TableName) -> Option<KAnonymity> {
-    policies.policies.values().filter(|policy| policy.enabled).find_map(|policy| {
-        match &policy.kind {
-            Kind::Anonymize(anonymize) if anonymize.subject.table() == subject.name.as_str() => {
-                let check = anonymize.k_anonymity.as_ref()?;
-                let quasi = check.quasi.iter().map(|column| column.as_str().to_owned()).collect();
-                Some(KAnonymity { quasi, k: check.k.get() })
-            }
-            _ => None,
-        }
-    })
+    let (_, anonymize) = anonymize_policy(policies, subject)?;
+    let check = anonymize.k_anonymity.as_ref()?;
+    let quasi = check.quasi.iter().map(|column| column.as_str().to_owned()).collect();
+    Some(KAnonymity { quasi, k: check.k.get() })
 }
 
 async fn record(
