@@ -3,6 +3,7 @@
 //! Everything is typed and checked before anything starts; an error names the key and what was
 //! expected. The only module that reads environment variables.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Config {
     pub lifecycle: LifecycleConfig,
     /// Idempotency keys.
     pub idempotency: IdempotencyConfig,
+    /// Erasures of people.
+    pub erasure: ErasureConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -152,6 +155,25 @@ pub struct IdempotencyConfig {
     pub retention_hours: NonZeroU32,
 }
 
+/// `[erasure]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErasureConfig {
+    /// Name of the key that new tokens are made with.
+    pub active_key: String,
+    /// Keys by name, in hexadecimal.
+    #[serde(default)]
+    pub keys: BTreeMap<String, SecretString>,
+    /// People in one go.
+    pub batch: NonZeroU32,
+    /// Rows in one transaction.
+    pub chunk_rows: NonZeroU32,
+    /// Length of a lease.
+    pub lease_secs: NonZeroU32,
+    /// Pause before what could not be ended is tried again.
+    pub retry_secs: NonZeroU32,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -240,6 +262,12 @@ impl Config {
         }
         if self.report.split_connections.get() > 16 {
             return invalid("report.split_connections", "at most 16");
+        }
+        if self.erasure.chunk_rows.get() > 10_000 {
+            return invalid("erasure.chunk_rows", "at most 10000");
+        }
+        if self.erasure.batch.get() > 10_000 {
+            return invalid("erasure.batch", "at most 10000");
         }
         if self.report.max_attempts.get() > 100 {
             return invalid("report.max_attempts", "at most 100");

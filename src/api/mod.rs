@@ -31,6 +31,7 @@ use crate::service::Services;
 mod caching;
 mod cursor;
 mod docs;
+mod erasures;
 mod error;
 mod etag;
 mod executions;
@@ -152,6 +153,12 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(runs::cancel_run))
         .routes(routes!(runs::list_archives))
         .routes(routes!(runs::restore_archive))
+        .routes(routes!(erasures::request_erasure))
+        .routes(routes!(erasures::list_erasures))
+        .routes(routes!(erasures::show_erasure))
+        .routes(routes!(erasures::cancel_erasure))
+        .routes(routes!(erasures::show_erasure_certificate))
+        .routes(routes!(erasures::show_run_certificate))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

@@ -24,7 +24,7 @@ const TAGS: [(&str, &str); 7] = [
     ("executions", "Runs of reports: submit, follow, cancel."),
     ("results", "Files of completed executions."),
     ("schedules", "Reports that run by themselves."),
-    ("lifecycle", "Archive, anonymize and purge by policy; legal holds."),
+    ("lifecycle", "Archive, anonymize and purge by policy; legal holds; erasures and their proof."),
     ("operations", "For orchestrators and collectors; open."),
     ("documentation", "This document."),
 ];

@@ -17,6 +17,7 @@ use crate::telemetry;
 
 pub mod demo;
 pub mod doctor;
+pub mod erasure;
 pub mod execution;
 pub mod healthcheck;
 pub mod hold;
@@ -24,6 +25,7 @@ pub mod migrate;
 pub mod openapi;
 pub mod policy;
 pub mod postgres;
+pub mod proof;
 pub mod report;
 pub mod run;
 pub mod schedule;
@@ -56,6 +58,7 @@ enum Command {
     Hold(hold::HoldCommand),
     Run(run::RunCommand),
     Archive(run::ArchiveCommand),
+    Erasure(erasure::ErasureCommand),
     Token(token::TokenCommand),
     Doctor(doctor::DoctorCommand),
     Openapi(openapi::OpenapiCommand),
@@ -122,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Hold(command) => hold::run(command).await,
             Command::Run(command) => run::run(command).await,
             Command::Archive(command) => Box::pin(run::run_archive(command)).await,
+            Command::Erasure(command) => Box::pin(erasure::run(command)).await,
             Command::Token(command) => token::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
             Command::Openapi(command) => openapi::run(&command),

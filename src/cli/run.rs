@@ -8,6 +8,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use super::proof::{self, ProofVerb};
 use super::{REFUSED, Settings, command_services, note, operator, say_json, table};
 use crate::retention::plan::Preview;
 use crate::retention::restore::Which;
@@ -76,7 +77,7 @@ pub enum PolicyRunVerb {
     },
 }
 
-/// Look at lifecycle runs
+/// Look at lifecycle runs, and at the proof of what was done
 #[derive(Debug, Args)]
 pub struct RunCommand {
     #[command(subcommand)]
@@ -110,6 +111,8 @@ enum RunVerb {
         /// The run
         id: i64,
     },
+    #[command(flatten)]
+    Proof(ProofVerb),
 }
 
 /// Look at archives, and take rows back
@@ -208,6 +211,7 @@ pub async fn run(command: RunCommand) -> anyhow::Result<ExitCode> {
             }
         }
         RunVerb::Show { id } => say_json(&services.show_run(&operator(), id).await?)?,
+        RunVerb::Proof(verb) => return proof::run(verb, &services).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@
 mod backends;
 mod claim;
 mod files;
+mod naming;
 mod orphans;
 mod reading;
 mod sharing;
@@ -28,6 +29,7 @@ pub use self::backends::{
 };
 pub use self::claim::{Caps, Claimed, claim_next};
 pub use self::files::{FileOwner, find_file_owners, list_results};
+pub use self::naming::{expire_now, is_naming_open, list_naming};
 pub use self::orphans::{
     Expiring, Orphan, any_is_parked, list_expiring, lock_orphans, lock_unticketed,
 };

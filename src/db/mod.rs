@@ -15,8 +15,10 @@ use crate::config::DatabaseConfig;
 
 pub mod accounts;
 pub mod audit;
+pub mod certificates;
 pub mod definitions;
 pub mod diagnostics;
+pub mod erasures;
 pub mod executions;
 pub mod holds;
 pub mod idempotency;

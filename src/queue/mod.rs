@@ -63,6 +63,8 @@ pub enum MaintenanceTicket {
     SweepStore,
     /// Forgets finished tickets, old keys and workers that are gone.
     Prune,
+    /// Carries out erasures whose grace is over.
+    CarryOutErasures,
 }
 
 /// Payload of the `occurrences` queue: what is due.

@@ -11,8 +11,11 @@
 //!                            run, run tables ◄───────┘   each chunk one transaction
 //! ```
 
+pub mod account;
+pub mod anonymize;
 pub mod archive;
 pub mod catalog;
+pub mod certificate;
 pub mod check;
 pub mod chunk;
 pub mod condition;
@@ -20,12 +23,13 @@ pub mod engine;
 pub mod error;
 pub mod guard;
 pub mod hold;
+pub mod keyring;
+pub mod ledger;
 pub mod moves;
 pub mod plan;
 pub mod reference;
 pub mod restore;
 pub mod rule;
 pub mod run;
-pub mod keyring;
 pub mod sql;
 pub mod treatment;

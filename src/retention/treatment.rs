@@ -21,7 +21,7 @@ const BITS_PER_CHAR: u32 = 5;
 pub const MIN_UNIQUE_BITS: u32 = 80;
 /// Characters of a token where nothing else is said: 160 bits.
 pub const DEFAULT_TOKEN_CHARS: u8 = 32;
-/// Most characters that a SHA-256 fills.
+/// Most characters that a SHA-256 fills; longer tokens end in padding.
 pub const MAX_TOKEN_CHARS: u8 = 51;
 /// What stands before a password that nothing can match, as Django writes it.
 const UNUSABLE_PREFIX: &str = "!";
@@ -60,7 +60,7 @@ pub enum Treatment {
 pub struct TokenShape {
     /// Before the token.
     pub prefix: String,
-    /// Characters of the token itself: at most [`MAX_TOKEN_CHARS`].
+    /// Characters of the token itself; [`MAX_TOKEN_CHARS`] of them say something.
     pub chars: NonZeroU8,
     /// Behind the token.
     pub suffix: String,

@@ -19,6 +19,10 @@ pub enum Permission {
     ExecutionsViewAll,
     /// Cancel and retry everybody's executions.
     ExecutionsCancelAll,
+    /// Close accounts: request and cancel erasures.
+    UsersManage,
+    /// Approve lifecycle work, and replay erasures.
+    RetentionApprove,
     /// See policies, holds and what lifecycle runs did.
     RetentionView,
     /// Start, pause, resume and cancel lifecycle runs, and restore archived rows.
@@ -35,6 +39,8 @@ impl Permission {
             Self::ReportsRun => "reports.run",
             Self::ExecutionsViewAll => "executions.view_all",
             Self::ExecutionsCancelAll => "executions.cancel_all",
+            Self::UsersManage => "users.manage",
+            Self::RetentionApprove => "retention.approve",
             Self::RetentionView => "retention.view",
             Self::RetentionRun => "retention.run",
             Self::HoldsManage => "holds.manage",

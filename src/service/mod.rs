@@ -16,6 +16,7 @@ use crate::store::{Store, StoreError};
 
 pub mod access;
 pub mod doctor;
+pub mod erasures;
 pub mod executions;
 pub mod formats;
 mod health;
@@ -135,6 +136,13 @@ pub enum ServiceError {
     /// Something that should not happen. The source is for the log only.
     #[error("internal error")]
     Internal(#[source] anyhow::Error),
+}
+
+impl ServiceError {
+    /// A safety rule refuses it: which, for programs, and what to do, for people.
+    pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Refused { code, message: message.into() }
+    }
 }
 
 impl From<sqlx::Error> for ServiceError {

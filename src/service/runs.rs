@@ -110,14 +110,18 @@ impl Services {
         let policies = self.policies().await?;
         let policy = find(&policies, name)?;
         if !policy.enabled {
-            return Err(refused("disabled", format!("policy `{name}` is not enabled")));
+            return Err(ServiceError::refused(
+                "disabled",
+                format!("policy `{name}` is not enabled"),
+            ));
         }
         let digest = digest.ok_or_else(|| {
             let message = "a run by hand needs the digest of a fresh preview: look at one first";
-            refused("needs_digest", message)
+            ServiceError::refused("needs_digest", message)
         })?;
-        let as_of = plan::instant_of(digest)
-            .ok_or_else(|| refused("stale_digest", "this is not the digest of a preview"))?;
+        let as_of = plan::instant_of(digest).ok_or_else(|| {
+            ServiceError::refused("stale_digest", "this is not the digest of a preview")
+        })?;
         let is_fresh: bool =
             sqlx::query_scalar("select $1 between now() - make_interval(hours => $2) and now()")
                 .bind(as_of)
@@ -132,7 +136,7 @@ impl Services {
         if current.is_none_or(|current| current.digest != digest) {
             let message =
                 "the rows or the policy have changed since the preview: look at a new one";
-            return Err(refused("stale_digest", message));
+            return Err(ServiceError::refused("stale_digest", message));
         }
         let needs_approval = match policy.approval.required_for {
             ApprovalRule::Never | ApprovalRule::OverCeiling => false,
@@ -152,7 +156,7 @@ impl Services {
             drop(tx);
             let active = run::find_active(&self.db, name).await?;
             let which = active.map(|run| format!("run {} is {}", run.id, run.status));
-            return Err(refused(
+            return Err(ServiceError::refused(
                 "already_running",
                 format!("another run of `{name}` is not finished: {}", which.unwrap_or_default()),
             ));
@@ -206,7 +210,7 @@ impl Services {
             None => found.origin == Origin::Operator.as_str(),
         };
         if is_same_person {
-            return Err(refused(
+            return Err(ServiceError::refused(
                 "second_person",
                 "another person must approve: over HTTP with their own token, if you are the \
                  operator",
@@ -237,7 +241,7 @@ impl Services {
         let changed = match run::resume(&mut tx, id).await {
             Err(error) if sqlstate(&error).as_deref() == Some("23505") => {
                 let message = "another run of the policy is not finished: end that first";
-                return Err(refused("already_running", message));
+                return Err(ServiceError::refused("already_running", message));
             }
             changed => changed?,
         };
@@ -266,7 +270,10 @@ impl Services {
     ) -> Result<RunDetail, ServiceError> {
         let detail = detail(&mut tx, id).await?;
         if !changed {
-            return Err(refused("wrong_state", format!("run {id} is {}", detail.run.status)));
+            return Err(ServiceError::refused(
+                "wrong_state",
+                format!("run {id} is {}", detail.run.status),
+            ));
         }
         if needs_ticket {
             push_ticket(&mut tx, id).await?;
@@ -336,10 +343,6 @@ impl Services {
 }
 
 const NO_RUN: ServiceError = ServiceError::NotFound { what: "run" };
-
-fn refused(code: &'static str, message: impl Into<String>) -> ServiceError {
-    ServiceError::Refused { code, message: message.into() }
-}
 
 fn find<'a>(policies: &'a Policies, name: &str) -> Result<&'a Policy, ServiceError> {
     policies.get(name).ok_or(ServiceError::NotFound { what: "policy" })

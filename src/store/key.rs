@@ -15,8 +15,46 @@ pub enum ObjectKey<'a> {
     },
     /// What the file holds and how it was made.
     Manifest(AttemptKey<'a>),
+    /// An entry of the erasure ledger.
+    Ledger(LedgerKey<'a>),
+    /// The copy of a certificate.
+    Certificate {
+        /// Its place in the chain.
+        number: i64,
+        /// SHA-256 of its document, in hexadecimal: two certificates never share an object.
+        sha256: &'a str,
+    },
     /// What `readyz` and `doctor` write to see that writing works.
     Probe(&'a str),
+}
+
+/// Folders of the store that hold Registrar's own objects: nothing that an application's row names
+/// is ever looked for there.
+const OWN_FOLDERS: [&str; 6] =
+    ["archive", "backups", "certificates", "ledger", "probes", "results"];
+
+/// The path of an object that an application's row names: none where the text is no path, or one
+/// of Registrar's own.
+pub fn foreign_object(text: &str) -> Option<Path> {
+    let path = Path::parse(text).ok()?;
+    let first = path.parts().next()?;
+    (!OWN_FOLDERS.contains(&first.as_ref())).then_some(path)
+}
+
+/// The folder of the erasure ledger.
+pub const LEDGER_FOLDER: &str = "ledger/erasures";
+/// The folder of the certificates.
+pub const CERTIFICATE_FOLDER: &str = "certificates";
+
+/// An entry of the ledger: never written twice with another content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerKey<'a> {
+    /// What the ledger calls the person.
+    pub token: &'a str,
+    /// When the act began: sets the year too.
+    pub begun_at: DateTime<Utc>,
+    /// `begun` or `completed`.
+    pub step: &'a str,
 }
 
 /// The folder of an attempt: two attempts can never write the same object.
@@ -78,6 +116,14 @@ impl ObjectKey<'_> {
             Self::Manifest(attempt) => {
                 format!("{}/{}.manifest.json", attempt.folder(), attempt.slug)
             }
+            Self::Ledger(LedgerKey { token, begun_at, step }) => format!(
+                "{LEDGER_FOLDER}/{:04}/{token}/{}.{step}.json",
+                begun_at.year(),
+                begun_at.format("%Y%m%dT%H%M%S%6fZ"),
+            ),
+            Self::Certificate { number, sha256 } => {
+                format!("{CERTIFICATE_FOLDER}/{number:010}-{sha256}.jsonl")
+            }
             Self::Probe(name) => format!("{}/{name}", Self::PROBES),
         })
     }
@@ -86,6 +132,15 @@ impl ObjectKey<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_applications_row_names_no_object_of_ours() {
+        let named = |text: &str| foreign_object(text).map(|path| path.to_string());
+        assert_eq!(named("avatars/7.png").as_deref(), Some("avatars/7.png"));
+        for text in ["", "/", "ledger/erasures/x", "/results/1", "certificates", "a//b", "../x"] {
+            assert_eq!(named(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn paths_are_as_the_documentation_says() {
@@ -103,6 +158,15 @@ mod tests {
         assert_eq!(
             ObjectKey::Manifest(attempt).path().to_string(),
             "results/2026/03/71/2/gpa-ranking.manifest.json"
+        );
+        let entry = LedgerKey { token: "ab12", begun_at: created_at, step: "begun" };
+        assert_eq!(
+            ObjectKey::Ledger(entry).path().to_string(),
+            "ledger/erasures/2026/ab12/20260301T000000000000Z.begun.json"
+        );
+        assert_eq!(
+            ObjectKey::Certificate { number: 12, sha256: "ab" }.path().to_string(),
+            "certificates/0000000012-ab.jsonl"
         );
     }
 }

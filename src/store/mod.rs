@@ -35,7 +35,10 @@ pub use object_store::GetRange as ByteRange;
 /// Where an object is.
 pub use object_store::path::Path as ObjectPath;
 
-pub use key::{AttemptKey, ObjectKey};
+pub use key::{
+    AttemptKey, CERTIFICATE_FOLDER, LEDGER_FOLDER, LedgerKey, ObjectKey, execution_folder,
+    foreign_object,
+};
 pub use unfinished::UnfinishedUpload;
 pub use upload::Upload;
 

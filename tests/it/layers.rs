@@ -80,6 +80,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("zstd", &["writer"]),
     ("tokio_cron_scheduler", &["scheduler"]),
     ("croner", &["calendar", "policy"]),
+    ("ring", &["retention"]),
+    ("aho_corasick", &["retention"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("reqwest", &["cli"]),

@@ -5,6 +5,7 @@ mod api;
 mod support;
 
 mod doctor;
+mod erasures;
 mod estimates;
 mod fairness;
 mod faults;

@@ -17,7 +17,7 @@ pub struct Scrub {
     paths: Vec<JsonPath>,
 }
 
-/// A path like `$.student.name`, `$.rows[*].email` or `$.**.phone`.
+/// A path like `$.person.name`, `$.rows[*].email` or `$.**.phone`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonPath(Vec<Step>);
 
@@ -32,7 +32,7 @@ enum Step {
 
 /// The text is no path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be a path like `$.student.name`, `$.rows[*].email` or `$.**.phone`")]
+#[error("must be a path like `$.person.name`, `$.rows[*].email` or `$.**.phone`")]
 pub struct BadPath;
 
 impl std::str::FromStr for JsonPath {
@@ -102,6 +102,18 @@ pub fn redact(text: &str, mut names: impl FnMut(&str) -> bool) -> String {
         Seen::Member(_) => false,
         Seen::Key(text) | Seen::Text(text) => names(text),
     })
+}
+
+/// Every text of a document: keys, strings, and the digits of numbers.
+pub fn texts(text: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    rewrite(text, &mut |seen| {
+        if let Seen::Key(text) | Seen::Text(text) = seen {
+            texts.push(text.to_owned());
+        }
+        false
+    });
+    texts
 }
 
 /// What a rewriter is asked about: whether it goes.
@@ -372,7 +384,7 @@ mod tests {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
                 prop::collection::btree_map("name|email|city|x|é\"", inner, 0..5)
-                    .prop_map(|map| Value::from_iter(map)),
+                    .prop_map(Value::from_iter),
             ]
         })
     }

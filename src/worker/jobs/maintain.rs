@@ -5,6 +5,7 @@ use apalis::prelude::*;
 use crate::db::audit::Actor;
 use crate::db::{idempotency, schedules, workers};
 use crate::queue::{self, MaintenanceTicket};
+use crate::retention::anonymize::Outcome;
 use crate::worker::Context;
 
 /// Finished tickets are kept this long, for whoever looks into the queue.
@@ -24,6 +25,7 @@ pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<()
         MaintenanceTicket::ExpireResults => expire(&context).await,
         MaintenanceTicket::SweepStore => sweep(&context).await,
         MaintenanceTicket::Prune => prune(&context).await,
+        MaintenanceTicket::CarryOutErasures => carry_out_erasures(&context).await,
     };
     if let Err(error) = done {
         tracing::warn!(job = ?ticket, error = format!("{error:#}"), "a housekeeping job failed");
@@ -45,6 +47,19 @@ async fn expire(context: &Context) -> anyhow::Result<()> {
 /// What it finds is in the log, the metrics and the audit.
 async fn sweep(context: &Context) -> anyhow::Result<()> {
     context.services.sweep(&Actor::system(), true).await?;
+    Ok(())
+}
+
+/// Nothing where no keys are set: nobody can have requested an erasure then.
+async fn carry_out_erasures(context: &Context) -> anyhow::Result<()> {
+    if !context.services.can_erase() {
+        return Ok(());
+    }
+    let outcome = context.services.carry_out_erasures().await?;
+    if outcome != Outcome::default() {
+        let Outcome { completed, held, postponed } = outcome;
+        tracing::info!(completed, held, postponed, "carried out erasures");
+    }
     Ok(())
 }
 

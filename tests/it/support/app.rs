@@ -53,6 +53,7 @@ enum StoreKind {
 pub struct Builder {
     store: StoreKind,
     server_url: String,
+    shared_store: Option<config::StoreConfig>,
     config: Config,
 }
 
@@ -86,6 +87,8 @@ fn config() -> Config {
     config.store.retry_secs = NonZeroU64::new(2).unwrap();
     config.report.templates_dir = templates_dir();
     config.lifecycle.jobs_dir = jobs_dir();
+    config.erasure.keys.insert("k1".to_owned(), SecretString::from("2a".repeat(32)));
+    config.erasure.retry_secs = NonZeroU32::new(1).unwrap();
     config
 }
 
@@ -139,6 +142,12 @@ impl Builder {
         self
     }
 
+    /// On the store of another app: a folder.
+    pub fn with_store(mut self, store: config::StoreConfig) -> Self {
+        self.shared_store = Some(store);
+        self
+    }
+
     /// With other settings.
     pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
@@ -146,7 +155,7 @@ impl Builder {
     }
 
     async fn build(self) -> TestApp {
-        let Self { store, server_url, mut config } = self;
+        let Self { store, server_url, shared_store, mut config } = self;
         let database = TestDatabase::create_on(&server_url, Contents::SampleData).await;
         config.database.url = Some(SecretString::from(database.url.as_str()));
         let folder = TempDir::new().unwrap();
@@ -161,6 +170,9 @@ impl Builder {
                 Some(server)
             }
         };
+        if let Some(shared) = shared_store {
+            config.store = shared;
+        }
         TestApp {
             services: services(&config),
             config,
@@ -189,6 +201,7 @@ impl TestApp {
         Builder {
             store: StoreKind::Folder,
             server_url: super::database::server_url(),
+            shared_store: None,
             config: config(),
         }
     }

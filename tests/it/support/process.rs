@@ -99,7 +99,8 @@ fn tell(text: &str) {
 
 /// The settings that tests change, as the environment of a process.
 fn environment(config: &Config) -> Vec<(String, String)> {
-    let Config { database, http, store, worker, report, lifecycle, idempotency: _, log } = config;
+    let Config { database, http, store, worker, report, lifecycle, idempotency: _, erasure, log } =
+        config;
     let secret = |secret: &Option<secrecy::SecretString>| {
         secret.as_ref().map(|secret| secret.expose_secret().to_owned())
     };
@@ -133,6 +134,18 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("LIFECYCLE__JOBS_DIR", Some(lifecycle.jobs_dir.display().to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];
-    let given = settings.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    given.map(|(key, value)| (format!("REGISTRAR__{key}"), value)).collect()
+    let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let keys = erasure.keys.iter().map(|(id, key)| {
+        (format!("ERASURE__KEYS__{}", id.to_uppercase()), key.expose_secret().to_owned())
+    });
+    let erasure = [
+        ("ERASURE__CHUNK_ROWS".to_owned(), erasure.chunk_rows.to_string()),
+        ("ERASURE__LEASE_SECS".to_owned(), erasure.lease_secs.to_string()),
+        ("ERASURE__RETRY_SECS".to_owned(), erasure.retry_secs.to_string()),
+    ];
+    given
+        .chain(keys)
+        .chain(erasure)
+        .map(|(key, value)| (format!("REGISTRAR__{key}"), value))
+        .collect()
 }
