@@ -43,18 +43,21 @@ pub struct Choices {
     pub is_complete: bool,
 }
 
-/// What queries returned a moment ago, by time zone and query.
+/// A time zone and a query.
+type Key = (String, String);
+
+/// What queries returned a moment ago, and when that was.
 #[derive(Debug, Default)]
-pub(super) struct ChoicesCache(Mutex<HashMap<(String, String), (Instant, Arc<Choices>)>>);
+pub(super) struct ChoicesCache(Mutex<HashMap<Key, (Instant, Arc<Choices>)>>);
 
 impl ChoicesCache {
-    fn get(&self, key: &(String, String)) -> Option<Arc<Choices>> {
+    fn get(&self, key: &Key) -> Option<Arc<Choices>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, choices) = kept.get(key)?;
         (since.elapsed() < KEPT_FOR).then(|| Arc::clone(choices))
     }
 
-    fn keep(&self, key: (String, String), choices: &Arc<Choices>) {
+    fn keep(&self, key: Key, choices: &Arc<Choices>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= MAX_KEPT {
             kept.retain(|_, (since, _)| since.elapsed() < KEPT_FOR);
@@ -70,7 +73,7 @@ fn limits(definition: &Definition) -> SessionLimits {
     SessionLimits { timeout: TIMEOUT, lock_timeout: LOCK_TIMEOUT, time_zone }
 }
 
-fn key(definition: &Definition, query: &str) -> (String, String) {
+fn key(definition: &Definition, query: &str) -> Key {
     (definition.time_zone().name().to_owned(), query.to_owned())
 }
 

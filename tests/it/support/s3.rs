@@ -59,8 +59,6 @@ pub enum Fault {
     Refuse,
     /// It is answered with "try again later", once.
     Busy,
-    /// It is answered with "internal error", once.
-    Broken,
     /// It is never answered.
     Hang,
     /// It is answered when the test calls [`S3Server::release`], and as if nothing had been.
@@ -72,8 +70,6 @@ struct Plan {
     /// Fault, operation, and at which request of that operation from now on; counts down.
     faults: Vec<(Fault, Operation, u32)>,
     seen: Vec<Operation>,
-    /// What every request meets.
-    down: Option<Fault>,
 }
 
 /// The server, running or stopped.
@@ -136,16 +132,6 @@ impl S3Server {
         self.plan.lock().unwrap().faults.push((fault, operation, nth));
     }
 
-    /// Lets every request meet a fault, until it is told otherwise. What hangs stays hanging.
-    pub fn break_down(&self, fault: Option<Fault>) {
-        self.plan.lock().unwrap().down = fault;
-    }
-
-    /// How many requests came in.
-    pub fn requests(&self) -> usize {
-        self.plan.lock().unwrap().seen.len()
-    }
-
     /// Lets one request go on that is held, or will be.
     pub fn release(&self) {
         self.released.add_permits(1);
@@ -188,7 +174,6 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> ax
                 None => answer(&service, request).await,
                 Some(Fault::Refuse) => refuse(request, StatusCode::FORBIDDEN).await,
                 Some(Fault::Busy) => refuse(request, StatusCode::SERVICE_UNAVAILABLE).await,
-                Some(Fault::Broken) => refuse(request, StatusCode::INTERNAL_SERVER_ERROR).await,
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(Fault::Hold) => {
                     released.acquire().await.expect("it is never closed").forget();
@@ -257,9 +242,6 @@ async fn answer(service: &S3Service, request: Request) -> Response {
 impl Plan {
     fn meet(&mut self, operation: Operation) -> Option<Fault> {
         self.seen.push(operation);
-        if let Some(fault) = self.down {
-            return Some(fault);
-        }
         for (_, of, left) in &mut self.faults {
             if *of == operation {
                 *left = left.saturating_sub(1);
