@@ -201,7 +201,11 @@ pub async fn down(pool: &PgPool, target: i64) -> Result<(), SchemaError> {
     Ok(())
 }
 
-async fn prepare_report_role(
+/// Creates the report role and gives it what it may read.
+///
+/// # Errors
+/// [`SchemaError::Statement`]
+pub async fn prepare_report_role(
     pool: &PgPool,
     password: Option<&SecretString>,
 ) -> Result<ReportRole, SchemaError> {

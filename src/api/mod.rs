@@ -28,6 +28,7 @@ use utoipa_axum::routes;
 
 use crate::service::Services;
 
+mod backups;
 mod caching;
 mod cursor;
 mod docs;
@@ -122,6 +123,8 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(executions::retry_execution))
         .routes(routes!(results::download_result))
         .routes(routes!(results::show_manifest))
+        .routes(routes!(backups::list_backups))
+        .routes(routes!(backups::verify_backup))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

@@ -15,6 +15,7 @@ use crate::service::{Caller, Services};
 use crate::store::Store;
 use crate::telemetry;
 
+pub mod backup;
 pub mod demo;
 pub mod execution;
 pub mod healthcheck;
@@ -45,6 +46,7 @@ enum Command {
     Report(report::ReportCommand),
     Execution(execution::ExecutionCommand),
     Token(token::TokenCommand),
+    Backup(backup::BackupCommand),
     Openapi(openapi::OpenapiCommand),
     Healthcheck(healthcheck::HealthcheckCommand),
 }
@@ -101,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Report(command) => Box::pin(report::run(command)).await,
             Command::Execution(command) => execution::run(command).await,
             Command::Token(command) => token::run(command).await,
+            Command::Backup(command) => Box::pin(backup::run(command)).await,
             Command::Openapi(command) => openapi::run(&command),
             Command::Healthcheck(command) => healthcheck::run(command).await,
         }

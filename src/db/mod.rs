@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use crate::config::DatabaseConfig;
 
 pub mod audit;
+pub mod backups;
 pub mod definitions;
 pub mod executions;
 pub mod idempotency;

@@ -20,6 +20,8 @@ pub enum Queue {
     Reports,
     /// Housekeeping.
     Maintenance,
+    /// Backups and their verification, which take long.
+    Backups,
 }
 
 impl Queue {
@@ -28,6 +30,7 @@ impl Queue {
         match self {
             Self::Reports => "reports",
             Self::Maintenance => "maintenance",
+            Self::Backups => "backups",
         }
     }
 }
@@ -47,6 +50,19 @@ pub enum MaintenanceTicket {
     ExpireResults,
     /// Forgets finished tickets, old keys and workers that are gone.
     Prune,
+}
+
+/// Payload of the `backups` queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum BackupTicket {
+    /// Makes a backup, and deletes those that have expired.
+    Create,
+    /// Proves a backup by restoring it.
+    Verify {
+        /// Which one; none: the newest.
+        backup_id: Option<String>,
+    },
 }
 
 /// Pushes a ticket for a pending execution, in the caller's transaction.
@@ -72,6 +88,17 @@ pub async fn enqueue_maintenance(
     ticket: MaintenanceTicket,
 ) -> Result<(), sqlx::Error> {
     push(connection, Queue::Maintenance, &ticket, 0).await.map(|_| ())
+}
+
+/// Pushes a job of backups, in the caller's transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_backup(
+    connection: &mut PgConnection,
+    ticket: &BackupTicket,
+) -> Result<(), sqlx::Error> {
+    push(connection, Queue::Backups, ticket, 0).await.map(|_| ())
 }
 
 async fn push<T: Serialize + Sync>(
@@ -126,6 +153,22 @@ pub async fn create_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
 pub async fn drop_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("drop schema if exists apalis cascade").execute(pool).await?;
     Ok(())
+}
+
+/// Empties the queue: after a restore its tickets are of the past, and the reaper writes new ones.
+/// Returns how many went; a database without the queue's tables has none.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_tickets(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    let known: bool =
+        sqlx::query_scalar("select to_regclass('apalis.jobs') is not null").fetch_one(pool).await?;
+    if !known {
+        return Ok(0);
+    }
+    let deleted = sqlx::query("delete from apalis.jobs").execute(pool).await?;
+    sqlx::query("delete from apalis.workers").execute(pool).await?;
+    Ok(deleted.rows_affected())
 }
 
 /// Deletes at most `limit` tickets that ended more than `minutes` ago, and forgets the queue's

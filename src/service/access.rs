@@ -19,6 +19,10 @@ pub enum Permission {
     ExecutionsViewAll,
     /// Cancel and retry everybody's executions.
     ExecutionsCancelAll,
+    /// See the backups.
+    BackupsView,
+    /// Have a backup proven.
+    BackupsVerify,
 }
 
 impl Permission {
@@ -29,6 +33,8 @@ impl Permission {
             Self::ReportsRun => "reports.run",
             Self::ExecutionsViewAll => "executions.view_all",
             Self::ExecutionsCancelAll => "executions.cancel_all",
+            Self::BackupsView => "backups.view",
+            Self::BackupsVerify => "backups.verify",
         }
     }
 }

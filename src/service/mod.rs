@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sqlx::PgPool;
 
+use crate::backup::BackupError;
 use crate::config::Config;
 use crate::db::executions::Status;
 use crate::report::parameters::ParameterError;
@@ -14,6 +15,7 @@ use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
 
 pub mod access;
+pub mod backups;
 pub mod executions;
 mod health;
 pub mod reports;
@@ -93,6 +95,9 @@ pub enum ServiceError {
         /// How many.
         limit: u32,
     },
+    /// A backup could not be made, read, proven or deleted.
+    #[error(transparent)]
+    Backup(Box<BackupError>),
     /// The database does not answer.
     #[error("the database is not available")]
     DatabaseUnavailable(#[source] sqlx::Error),
@@ -135,6 +140,12 @@ fn safe(error: sqlx::Error) -> anyhow::Error {
             database.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default(),
         ),
         None => error.into(),
+    }
+}
+
+impl From<BackupError> for ServiceError {
+    fn from(error: BackupError) -> Self {
+        Self::Backup(Box::new(error))
     }
 }
 

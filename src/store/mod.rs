@@ -31,7 +31,7 @@ pub use object_store::GetRange as ByteRange;
 /// Where an object is.
 pub use object_store::path::Path as ObjectPath;
 
-pub use key::{AttemptKey, ObjectKey};
+pub use key::{AttemptKey, BackupFile, ObjectKey};
 pub use upload::Upload;
 
 /// The store failed.

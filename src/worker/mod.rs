@@ -14,7 +14,7 @@ use apalis_postgres::{Config, PostgresStorage};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use crate::queue::{MaintenanceTicket, Queue, ReportTicket};
+use crate::queue::{BackupTicket, MaintenanceTicket, Queue, ReportTicket};
 use crate::service::Services;
 
 pub mod attempt;
@@ -32,6 +32,9 @@ const QUEUE_POLL: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Housekeeping jobs at once.
 const MAINTENANCE_CONCURRENCY: usize = 1;
+
+/// Backups and verifications at once: each keeps a core and the disk busy.
+const BACKUP_CONCURRENCY: usize = 1;
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -88,7 +91,9 @@ fn monitor(context: &Context) -> Monitor {
     let reports = storage::<ReportTicket>(context, Queue::Reports);
     let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
     let concurrency = context.services.config.worker.concurrency.get();
+    let backups = storage::<BackupTicket>(context, Queue::Backups);
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
+    let for_backups = context.clone();
     Monitor::new()
         // An error of the database ends a worker of apalis. Without this the process would look
         // alive and do nothing.
@@ -112,6 +117,14 @@ fn monitor(context: &Context) -> Monitor {
                 .concurrency(MAINTENANCE_CONCURRENCY)
                 .parallelize(tokio::spawn)
                 .build(jobs::maintain::run)
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_backups, Queue::Backups))
+                .backend(backups.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_backups.clone())
+                .concurrency(BACKUP_CONCURRENCY)
+                .parallelize(tokio::spawn)
+                .build(jobs::back_up::run)
         })
 }
 

@@ -4,6 +4,7 @@
 mod api;
 mod support;
 
+mod backup;
 mod faults;
 mod idempotency;
 mod layers;

@@ -1,4 +1,5 @@
 //! One thin file per job.
 
+pub mod back_up;
 pub mod maintain;
 pub mod run_report;
