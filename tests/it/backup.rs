@@ -456,6 +456,11 @@ async fn the_command_restores_and_makes_the_database_ready() {
     assert_eq!(target.number("select count(*) from backups").await, 1);
     let (status, log) = command(&app, &arguments).await;
     assert_eq!(status.code(), Some(3), "{log}");
+    let verify = ["migrate", "verify", "--database-url", &target.0.url];
+    let mut config = app.config.clone();
+    config.database.url = Some(SecretString::from(target.0.url.as_str()));
+    let mut process = Process::start(&config, &verify[..2]);
+    assert!(process.ended().await.success(), "{}", process.log());
 }
 
 async fn command(app: &TestApp, arguments: &[&str]) -> (ExitStatus, String) {
