@@ -63,7 +63,7 @@ create table erasure_tables (
 -- was adopted came from the store after a restore: its erasure may not be in this database.
 create table certificates (
     id bigint primary key check (id > 0),
-    subject varchar(100) not null,
+    about varchar(100) not null,
     document text not null,
     sha256 char(64) not null unique,
     previous_sha256 char(64) not null unique,
@@ -73,5 +73,5 @@ create table certificates (
     stored_at timestamp with time zone,
     adopted_at timestamp with time zone
 );
-create index idx_certificates_subject on certificates (subject, id desc);
+create index idx_certificates_about on certificates (about, id desc);
 create index idx_certificates_unstored on certificates (id) where stored_at is null;

@@ -35,6 +35,8 @@ pub struct Config {
     pub idempotency: IdempotencyConfig,
     /// Erasures of people.
     pub erasure: ErasureConfig,
+    /// Backups: for whom, how long.
+    pub backup: BackupConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -174,6 +176,60 @@ pub struct ErasureConfig {
     pub retry_secs: NonZeroU32,
 }
 
+/// `[backup]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// age recipients: whose keys open a backup.
+    pub encrypt_to: Vec<String>,
+    /// Whether a backup may be stored without encryption.
+    pub allow_plain: bool,
+    /// File with the age identities that open backups.
+    pub identity_file: Option<PathBuf>,
+    /// How a dump is compressed.
+    pub compression: BackupCompression,
+    /// How hard.
+    pub compression_level: u32,
+    /// Folder with `pg_dump` and `pg_restore`.
+    pub tools_dir: Option<PathBuf>,
+    /// Server for verifications instead of a private one.
+    pub verify_server_url: Option<SecretString>,
+    /// Hours between scheduled backups; 0 is none.
+    pub every_hours: u32,
+    /// Hours between scheduled verifications; 0 is none.
+    pub verify_every_hours: u32,
+    /// Longest wait of a migration for a lock.
+    pub migration_lock_timeout_secs: NonZeroU32,
+    /// How many backups are kept.
+    pub keep: KeepConfig,
+}
+
+/// `[backup.keep]`: how many periods of each length keep their last backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepConfig {
+    /// Days.
+    pub daily: u32,
+    /// Weeks.
+    pub weekly: u32,
+    /// Months.
+    pub monthly: u32,
+    /// Years.
+    pub yearly: u32,
+    /// Days that a backup made before a migration is pinned.
+    pub pre_migration_days: u32,
+}
+
+/// How a dump is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupCompression {
+    /// Zstandard, level 1 to 19.
+    Zstd,
+    /// gzip, level 1 to 9.
+    Gzip,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,7 +281,9 @@ impl Config {
         let environment = config::Environment::with_prefix("REGISTRAR")
             .prefix_separator("__")
             .separator("__")
-            .try_parsing(true);
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("backup.encrypt_to");
         Self::build(overrides, environment)
     }
 
@@ -272,6 +330,27 @@ impl Config {
         if self.report.max_attempts.get() > 100 {
             return invalid("report.max_attempts", "at most 100");
         }
+        self.backup.validate()
+    }
+}
+
+impl BackupConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let invalid = |key, expected| Err(ConfigError::Invalid { key, expected });
+        let (levels, expected) = match self.compression {
+            BackupCompression::Zstd => (1..=19, "between 1 and 19 for zstd"),
+            BackupCompression::Gzip => (1..=9, "between 1 and 9 for gzip"),
+        };
+        if !levels.contains(&self.compression_level) {
+            return invalid("backup.compression_level", expected);
+        }
+        let KeepConfig { daily, weekly, monthly, yearly, pre_migration_days: _ } = self.keep;
+        if daily + weekly + monthly + yearly == 0 {
+            return invalid("backup.keep", "at least 1 in one of its tiers");
+        }
+        if [daily, weekly, monthly, yearly].iter().any(|kept| *kept > 10_000) {
+            return invalid("backup.keep", "at most 10000 in each of its tiers");
+        }
         Ok(())
     }
 }
@@ -302,6 +381,8 @@ mod tests {
             .prefix_separator("__")
             .separator("__")
             .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("backup.encrypt_to")
             .source(Some(source))
     }
 
@@ -332,6 +413,8 @@ mod tests {
             ("REGISTRAR__HTTP__LISTEN", "nowhere", "http.listen"),
             ("REGISTRAR__WORKER__CONCURENCY", "4", "concurency"),
             ("REGISTRAR__LOG__FORMAT", "xml", "log.format"),
+            ("REGISTRAR__BACKUP__COMPRESSION_LEVEL", "20", "backup.compression_level must be"),
+            ("REGISTRAR__BACKUP__KEEP__DAILY", "99999", "backup.keep must be at most"),
         ];
         for (key, value, expected) in cases {
             let error = load(&[(key, value)]).expect_err(key);

@@ -3,7 +3,7 @@
 //! ```text
 //!           ┌── api ──┐                                             ┌── report ── writer ──┐
 //! client ──►│         │──► service ──► queue (PostgreSQL) ──► worker │                      │──► store
-//!           │  cli ───┘        ▲                                     └──────────────────────┘
+//!           │  cli ───┘        ▲                                     └── backup ────────────┘
 //! clock ───► scheduler ────────┘            db: SQL for our own tables, beside service and worker
 //! ```
 //!
@@ -21,6 +21,7 @@ pub mod schema;
 pub mod service;
 pub mod worker;
 
+pub mod backup;
 pub mod db;
 pub mod policy;
 pub mod postgres;

@@ -1,6 +1,7 @@
 //! The schema: our migrations, the queue's own, and the report role.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -8,6 +9,16 @@ use sqlx::migrate::{MigrateError, MigrationType, Migrator};
 use sqlx::{PgPool, Row};
 
 use crate::db::sqlstate;
+
+mod checks;
+mod description;
+mod guard;
+
+pub use description::describe;
+pub use guard::{Guard, verify};
+
+/// How long a migration waits for a lock unless the settings say otherwise.
+const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every migration of this binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
@@ -30,12 +41,56 @@ pub enum SchemaError {
         #[source]
         source: sqlx::Error,
     },
+    /// Another process migrates.
+    #[error("another process is migrating this database ({holder}); try again when it has ended")]
+    Busy {
+        /// What is known of it.
+        holder: String,
+    },
+    /// The database was migrated with other files than this binary's.
+    #[error(
+        "{0}: the database and this version of Registrar have different histories, and nothing \
+         was changed; use the version that migrated it, or restore a backup"
+    )]
+    Drift(String),
+    /// A migration failed, was rolled back, and nothing after it was tried.
+    #[error(
+        "migration {version:04} ({description}) failed and was rolled back: {reason}. \
+         The schema is at version {reached}{}",
+        applied_now(.applied)
+    )]
+    Failed {
+        /// Which.
+        version: i64,
+        /// Its name.
+        description: String,
+        /// Why.
+        reason: String,
+        /// Where the schema is now.
+        reached: i64,
+        /// What this call had applied or taken back before, and what undoes that.
+        applied: Vec<i64>,
+    },
+    /// The schema is not what the migrations make.
+    #[error("the schema is not as it should be: {}", .0.join("; "))]
+    Unsound(Vec<String>),
     /// This binary was made for another schema.
-    #[error("the schema is not the one this version works with: {0}; run `registrar migrate up`")]
+    #[error("the schema is not the one this version works with: {0}")]
     NotCurrent(String),
     /// There is no such version to go back to.
     #[error("version {0} is not among the migrations; `registrar migrate status` lists them")]
     UnknownVersion(i64),
+}
+
+fn applied_now(versions: &[i64]) -> String {
+    match versions.first() {
+        None => "; this call changed nothing".to_owned(),
+        Some(first) => format!(
+            "; this call had applied {}: `registrar migrate down --to {}` takes that back",
+            versions.iter().map(|v| format!("{v:04}")).collect::<Vec<_>>().join(", "),
+            first - 1
+        ),
+    }
 }
 
 impl SchemaError {
@@ -147,9 +202,14 @@ pub async fn check_current(pool: &PgPool) -> Result<(), SchemaError> {
     for migration in status(pool).await? {
         let problem = match migration.state {
             MigrationState::Applied => continue,
-            MigrationState::Pending => "is not applied",
-            MigrationState::Changed => "was applied with another content",
-            MigrationState::Unknown => "is unknown to this version",
+            MigrationState::Pending => "is not applied; run `registrar migrate up`",
+            MigrationState::Changed => {
+                "was applied with another content; `registrar migrate status` lists all"
+            }
+            MigrationState::Unknown => {
+                "is unknown to this version; run the newer Registrar that applied it, or with \
+                 that one `registrar migrate down --to` the version that this one knows"
+            }
         };
         return Err(SchemaError::NotCurrent(format!(
             "migration {:04} ({}) {problem}",
@@ -168,8 +228,8 @@ pub enum ReportRole {
     NeedsAdministrator,
 }
 
-/// Applies what is missing, each migration in its transaction. Two processes wait for each other
-/// on an advisory lock.
+/// Applies what is missing, each migration in its transaction and verified there. A second process
+/// waits for the first.
 ///
 /// # Errors
 /// [`SchemaError`]; what was applied before the failing migration stays.
@@ -177,11 +237,10 @@ pub async fn up(
     pool: &PgPool,
     report_password: Option<&SecretString>,
 ) -> Result<ReportRole, SchemaError> {
-    let failed =
-        "create the queue's tables (this needs CREATE on the database, hstore and pgcrypto)";
-    crate::queue::create_tables(pool).await.map_err(SchemaError::statement(failed))?;
-    MIGRATOR.run(pool).await?;
-    prepare_report_role(pool, report_password).await
+    let mut guard = Guard::acquire(pool, DEFAULT_LOCK_TIMEOUT).await?;
+    let done = guard.up(pool, report_password).await;
+    guard.release().await;
+    done
 }
 
 /// Takes back every migration above `target`, newest first. At 0 the queue's tables go too: they
@@ -190,18 +249,17 @@ pub async fn up(
 /// # Errors
 /// [`SchemaError`]
 pub async fn down(pool: &PgPool, target: i64) -> Result<(), SchemaError> {
-    if target != 0 && !MIGRATOR.version_exists(target) {
-        return Err(SchemaError::UnknownVersion(target));
-    }
-    MIGRATOR.undo(pool, target).await?;
-    if target == 0 {
-        let failed = SchemaError::statement("drop the queue's tables");
-        crate::queue::drop_tables(pool).await.map_err(failed)?;
-    }
-    Ok(())
+    let mut guard = Guard::acquire(pool, DEFAULT_LOCK_TIMEOUT).await?;
+    let done = guard.down(pool, target).await;
+    guard.release().await;
+    done
 }
 
-async fn prepare_report_role(
+/// Creates the report role and gives it what it may read.
+///
+/// # Errors
+/// [`SchemaError::Statement`]
+pub async fn prepare_report_role(
     pool: &PgPool,
     password: Option<&SecretString>,
 ) -> Result<ReportRole, SchemaError> {

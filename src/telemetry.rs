@@ -28,6 +28,14 @@ pub fn init_logging(config: &LogConfig) -> anyhow::Result<()> {
 const DURATION_BUCKETS: [f64; 12] =
     [0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
 
+const BACKUP_GAUGES: [(&str, &str); 5] = [
+    ("registrar_backups", "Backups that could be restored."),
+    ("registrar_backup_last_success_timestamp_seconds", "When the newest backup was stored."),
+    ("registrar_backup_last_verified_timestamp_seconds", "When a backup was last proven good."),
+    ("registrar_backup_last_size_bytes", "Bytes stored of the newest backup."),
+    ("registrar_backup_last_duration_seconds", "Time that the newest backup took."),
+];
+
 /// Starts the metrics recorder of this process.
 ///
 /// # Errors
@@ -54,5 +62,8 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "registrar_queue_oldest_pending_seconds",
         "Age of the oldest execution that waits for a worker."
     );
+    for (name, about) in BACKUP_GAUGES {
+        metrics::describe_gauge!(name, about);
+    }
     Ok(handle)
 }

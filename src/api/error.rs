@@ -7,6 +7,7 @@ use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::problem::{FieldError, Problem};
+use crate::backup::BackupError;
 use crate::service::ServiceError;
 
 /// Seconds after which a client may ask again when the service lacks something for a while.
@@ -267,6 +268,13 @@ impl From<ServiceError> for Problem {
             ServiceError::StoreUnavailable(source) => {
                 tracing::warn!(error = chain(&source), "{detail}");
                 Self::retry_soon(Kind::Unavailable, detail)
+            }
+            ServiceError::Backup(error) if matches!(*error, BackupError::NotFound(_)) => {
+                Self::new(Kind::NotFound, "there is no such backup")
+            }
+            ServiceError::Backup(error) => {
+                tracing::error!(error = chain(&*error), "a backup failed");
+                Self::new(Kind::Internal, "the error is in the server's log under this trace id")
             }
             ServiceError::Internal(source) => {
                 tracing::error!(error = format!("{source:#}"), "{detail}");

@@ -28,6 +28,7 @@ use utoipa_axum::routes;
 
 use crate::service::Services;
 
+mod backups;
 mod caching;
 mod cursor;
 mod docs;
@@ -159,6 +160,8 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(erasures::cancel_erasure))
         .routes(routes!(erasures::show_erasure_certificate))
         .routes(routes!(erasures::show_run_certificate))
+        .routes(routes!(backups::list_backups))
+        .routes(routes!(backups::verify_backup))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

@@ -19,12 +19,13 @@ const BEARER: &str = "bearer";
 const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
     Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
 
-const TAGS: [(&str, &str); 7] = [
+const TAGS: [(&str, &str); 8] = [
     ("reports", "What can be run."),
     ("executions", "Runs of reports: submit, follow, cancel."),
     ("results", "Files of completed executions."),
     ("schedules", "Reports that run by themselves."),
     ("lifecycle", "Archive, anonymize and purge by policy; legal holds; erasures and their proof."),
+    ("backups", "What could be restored, and whether that was tried."),
     ("operations", "For orchestrators and collectors; open."),
     ("documentation", "This document."),
 ];

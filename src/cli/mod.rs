@@ -15,6 +15,7 @@ use crate::service::{Caller, ServiceError, Services};
 use crate::store::Store;
 use crate::telemetry;
 
+pub mod backup;
 pub mod demo;
 pub mod doctor;
 pub mod erasure;
@@ -61,6 +62,7 @@ enum Command {
     Erasure(erasure::ErasureCommand),
     Token(token::TokenCommand),
     Doctor(doctor::DoctorCommand),
+    Backup(backup::BackupCommand),
     Openapi(openapi::OpenapiCommand),
     Healthcheck(healthcheck::HealthcheckCommand),
 }
@@ -128,6 +130,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Erasure(command) => Box::pin(erasure::run(command)).await,
             Command::Token(command) => token::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
+            Command::Backup(command) => Box::pin(backup::run(command)).await,
             Command::Openapi(command) => openapi::run(&command),
             Command::Healthcheck(command) => healthcheck::run(command).await,
         }

@@ -47,7 +47,7 @@ impl CertificateRow {
 macro_rules! select_certificate {
     ($tail:literal) => {
         concat!(
-            "select id, subject, document, sha256::text, previous_sha256::text, key_id, mac::text,
+            "select id, about as subject, document, sha256::text, previous_sha256::text, key_id, mac::text,
                     sealed_at, stored_at, adopted_at
                from certificates ",
             $tail
@@ -84,7 +84,7 @@ pub async fn insert(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into certificates
-                (id, subject, document, sha256, previous_sha256, key_id, mac, sealed_at, stored_at,
+                (id, about, document, sha256, previous_sha256, key_id, mac, sealed_at, stored_at,
                  adopted_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
@@ -149,7 +149,7 @@ pub async fn mark_stored(pool: &PgPool, id: i64) -> Result<(), sqlx::Error> {
 /// # Errors
 /// The database's.
 pub async fn find(pool: &PgPool, subject: &str) -> Result<Option<CertificateRow>, sqlx::Error> {
-    sqlx::query_as(select_certificate!("where subject = $1 order by id desc limit 1"))
+    sqlx::query_as(select_certificate!("where about = $1 order by id desc limit 1"))
         .bind(subject)
         .fetch_optional(pool)
         .await

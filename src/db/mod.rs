@@ -15,6 +15,7 @@ use crate::config::DatabaseConfig;
 
 pub mod accounts;
 pub mod audit;
+pub mod backups;
 pub mod certificates;
 pub mod definitions;
 pub mod diagnostics;

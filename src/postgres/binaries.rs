@@ -27,7 +27,7 @@ or set REGISTRAR_POSTGRES_BIN to the folder that holds initdb, pg_ctl and postgr
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 
 /// Where packages put them, in order of preference: `*` stands for a version.
-const PLACES: [&str; 5] = [
+pub(super) const PLACES: [&str; 5] = [
     "/usr/lib/postgresql/*/bin",
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/opt/postgresql@*/bin",
@@ -112,7 +112,7 @@ fn search(path: Option<&OsStr>, places: &[&str]) -> Result<Binaries, Error> {
 }
 
 /// The folders that `place` stands for, the highest version first.
-fn matching(place: &str) -> Vec<PathBuf> {
+pub(super) fn matching(place: &str) -> Vec<PathBuf> {
     let Some((before, after)) = place.split_once('*') else {
         return vec![PathBuf::from(place)];
     };
@@ -131,7 +131,7 @@ fn matching(place: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, dir)| dir).collect()
 }
 
-fn is_program(path: &Path) -> bool {
+pub(super) fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
@@ -146,7 +146,7 @@ fn major_version(dir: &Path) -> Option<u32> {
 }
 
 /// Reads 15 from `postgres (PostgreSQL) 15.18 (Debian 15.18-0)`, also from `17beta1`.
-fn parse_major(version: &str) -> Option<u32> {
+pub(super) fn parse_major(version: &str) -> Option<u32> {
     let number = version.split_once("(PostgreSQL) ")?.1;
     let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()

@@ -26,6 +26,19 @@ pub enum Error {
         /// Its major version, where it told one.
         found: Option<u32>,
     },
+    /// No `pg_dump` of the server's version was found.
+    #[error(
+        "no pg_dump of PostgreSQL {major}, the server's version, is on this machine{}\n\
+         Install it (Debian: apt-get install postgresql-client-{major}), or name its folder as \
+         backup.tools_dir or REGISTRAR_POSTGRES_BIN",
+        others(.found)
+    )]
+    ToolsMissing {
+        /// The server's major version.
+        major: u32,
+        /// The versions that are there.
+        found: String,
+    },
     /// The account the server runs as cannot reach a folder it needs.
     #[error(
         "the user {user}, which runs the server because PostgreSQL refuses root, cannot enter \
@@ -166,4 +179,8 @@ fn too_old(found: Option<u32>) -> String {
 
 fn by(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" by the server with process id {pid}")).unwrap_or_default()
+}
+
+fn others(found: &str) -> String {
+    if found.is_empty() { String::new() } else { format!(" (there is {found})") }
 }

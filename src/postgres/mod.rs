@@ -16,6 +16,7 @@ mod command;
 mod error;
 mod home;
 mod server;
+mod tools;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,7 @@ pub use self::{
     binaries::{Binaries, OLDEST_SUPPORTED_MAJOR},
     command::run_with_cluster,
     error::Error,
+    tools::ClientTools,
 };
 
 /// The role that owns a private cluster, and the name of its database.

@@ -25,6 +25,8 @@ pub enum Queue {
     Maintenance,
     /// Occurrences of schedules.
     Occurrences,
+    /// Backups and their verification, which take long.
+    Backups,
 }
 
 impl Queue {
@@ -35,6 +37,7 @@ impl Queue {
             Self::Lifecycle => "lifecycle",
             Self::Maintenance => "maintenance",
             Self::Occurrences => "occurrences",
+            Self::Backups => "backups",
         }
     }
 }
@@ -74,6 +77,19 @@ pub struct OccurrenceTicket {
     pub schedule: String,
     /// When it was due.
     pub due_at: DateTime<Utc>,
+}
+
+/// Payload of the `backups` queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum BackupTicket {
+    /// Makes a backup, and deletes those that have expired.
+    Create,
+    /// Proves a backup by restoring it.
+    Verify {
+        /// Which one; none: the newest.
+        backup_id: Option<String>,
+    },
 }
 
 /// Pushes a ticket for a pending execution, in the caller's transaction.
@@ -125,6 +141,17 @@ pub async fn enqueue_occurrence(
 ) -> Result<(), sqlx::Error> {
     let delay_secs = u128::try_from(delay_secs).unwrap_or(0);
     push(connection, Queue::Occurrences, &ticket, delay_secs).await.map(|_| ())
+}
+
+/// Pushes a job of backups, in the caller's transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_backup(
+    connection: &mut PgConnection,
+    ticket: &BackupTicket,
+) -> Result<(), sqlx::Error> {
+    push(connection, Queue::Backups, ticket, 0).await.map(|_| ())
 }
 
 async fn push<T: Serialize + Sync>(
@@ -179,6 +206,22 @@ pub async fn create_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
 pub async fn drop_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("drop schema if exists apalis cascade").execute(pool).await?;
     Ok(())
+}
+
+/// Empties the queue: after a restore its tickets are of the past, and the reaper writes new ones.
+/// Returns how many went; a database without the queue's tables has none.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_tickets(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    let known: bool =
+        sqlx::query_scalar("select to_regclass('apalis.jobs') is not null").fetch_one(pool).await?;
+    if !known {
+        return Ok(0);
+    }
+    let deleted = sqlx::query("delete from apalis.jobs").execute(pool).await?;
+    sqlx::query("delete from apalis.workers").execute(pool).await?;
+    Ok(deleted.rows_affected())
 }
 
 /// Deletes at most `limit` tickets that ended more than `minutes` ago, and forgets the queue's

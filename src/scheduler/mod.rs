@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use crate::calendar::Calendar;
+use crate::config::BackupConfig;
 use crate::db::schedules::{self, Schedule};
-use crate::queue::{self, MaintenanceTicket, OccurrenceTicket};
+use crate::queue::{self, BackupTicket, MaintenanceTicket, OccurrenceTicket};
 
 mod due;
 
@@ -40,12 +41,16 @@ const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 4] = [
 ///
 /// # Errors
 /// When the ticker cannot be started.
-pub async fn run(db: PgPool, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    db: PgPool,
+    backup: BackupConfig,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let mut ticker = JobScheduler::new().await.context("make the ticker")?;
     let job = Job::new_repeated_async(TICK, move |_, _| {
-        let db = db.clone();
+        let (db, backup) = (db.clone(), backup.clone());
         Box::pin(async move {
-            if let Err(error) = tick(&db).await {
+            if let Err(error) = tick(&db, &backup).await {
                 tracing::warn!(%error, "cannot look at the schedules");
             }
         })
@@ -63,17 +68,27 @@ pub async fn run(db: PgPool, shutdown: CancellationToken) -> anyhow::Result<()> 
 ///
 /// # Errors
 /// The database's.
-pub async fn tick(db: &PgPool) -> Result<usize, sqlx::Error> {
+pub async fn tick(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Error> {
     let mut fired = 0;
     for (name, ticket, every_secs) in HOUSEKEEPING {
         let mut tx = db.begin().await?;
-        let due_at: DateTime<Utc> =
-            sqlx::query_scalar("select date_bin(make_interval(secs => $1), now(), 'epoch')")
-                .bind(f64::from(every_secs))
-                .fetch_one(&mut *tx)
-                .await?;
-        if schedules::take_occurrence(&mut tx, name, due_at).await? {
+        if take(&mut tx, name, f64::from(every_secs)).await? {
             queue::enqueue_maintenance(&mut tx, ticket).await?;
+            fired += 1;
+        }
+        tx.commit().await?;
+    }
+    let verify = BackupTicket::Verify { backup_id: None };
+    for (name, ticket, every_hours) in [
+        ("backup.create", BackupTicket::Create, backup.every_hours),
+        ("backup.verify", verify, backup.verify_every_hours),
+    ] {
+        if every_hours == 0 {
+            continue;
+        }
+        let mut tx = db.begin().await?;
+        if take(&mut tx, name, f64::from(every_hours) * 3_600.0).await? {
+            queue::enqueue_backup(&mut tx, &ticket).await?;
             fired += 1;
         }
         tx.commit().await?;
@@ -140,4 +155,14 @@ fn jitter(schedule: &Schedule, due_at: DateTime<Utc>) -> i32 {
     let seed = schedule.id.wrapping_mul(2_654_435_761).wrapping_add(due_at.timestamp());
     let spread = i64::from(schedule.jitter_secs) + 1;
     i32::try_from(seed.rem_euclid(spread)).unwrap_or(0)
+}
+
+/// Takes the occurrence that is due, if nobody has.
+async fn take(tx: &mut PgConnection, name: &str, every_secs: f64) -> Result<bool, sqlx::Error> {
+    let due_at: DateTime<Utc> =
+        sqlx::query_scalar("select date_bin(make_interval(secs => $1), now(), 'epoch')")
+            .bind(every_secs)
+            .fetch_one(&mut *tx)
+            .await?;
+    schedules::take_occurrence(tx, name, due_at).await
 }

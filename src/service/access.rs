@@ -29,6 +29,10 @@ pub enum Permission {
     RetentionRun,
     /// Place and release holds.
     HoldsManage,
+    /// See the backups.
+    BackupsView,
+    /// Have a backup proven.
+    BackupsVerify,
 }
 
 impl Permission {
@@ -44,6 +48,8 @@ impl Permission {
             Self::RetentionView => "retention.view",
             Self::RetentionRun => "retention.run",
             Self::HoldsManage => "holds.manage",
+            Self::BackupsView => "backups.view",
+            Self::BackupsVerify => "backups.verify",
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sqlx::PgPool;
 
+use crate::backup::BackupError;
 use crate::config::Config;
 use crate::db::executions::Status;
 use crate::policy::PolicyError;
@@ -15,6 +16,7 @@ use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
 
 pub mod access;
+pub mod backups;
 pub mod doctor;
 pub mod erasures;
 pub mod executions;
@@ -127,6 +129,9 @@ pub enum ServiceError {
     /// The hold is not in force.
     #[error("the hold was released already, or has ended")]
     HoldEnded,
+    /// A backup could not be made, read, proven or deleted.
+    #[error(transparent)]
+    Backup(Box<BackupError>),
     /// The database does not answer.
     #[error("the database is not available")]
     DatabaseUnavailable(#[source] sqlx::Error),
@@ -176,6 +181,12 @@ fn safe(error: sqlx::Error) -> anyhow::Error {
             database.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default(),
         ),
         None => error.into(),
+    }
+}
+
+impl From<BackupError> for ServiceError {
+    fn from(error: BackupError) -> Self {
+        Self::Backup(Box::new(error))
     }
 }
 

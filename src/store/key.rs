@@ -24,6 +24,13 @@ pub enum ObjectKey<'a> {
         /// SHA-256 of its document, in hexadecimal: two certificates never share an object.
         sha256: &'a str,
     },
+    /// A file of a backup.
+    Backup {
+        /// The backup's number.
+        id: &'a str,
+        /// Which of its files.
+        file: BackupFile<'a>,
+    },
     /// What `readyz` and `doctor` write to see that writing works.
     Probe(&'a str),
 }
@@ -55,6 +62,47 @@ pub struct LedgerKey<'a> {
     pub begun_at: DateTime<Utc>,
     /// `begun` or `completed`.
     pub step: &'a str,
+}
+
+/// The files of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupFile<'a> {
+    /// Written first: who makes it.
+    Started,
+    /// The dump, by the name that its manifest gives.
+    Dump(&'a str),
+    /// Written last: without it there is no backup.
+    Manifest,
+    /// The outcome of a verification, by its time.
+    Verification(&'a str),
+    /// Why it must not be deleted.
+    Pin(&'a str),
+    /// Who reads it just now.
+    Use(&'a str),
+    /// It is being deleted: written before the first of its files goes, deleted last.
+    Deleting,
+}
+
+/// The folder of all backups.
+pub const BACKUPS: &str = "backups";
+
+/// The folder of one backup.
+pub fn backup_folder(id: &str) -> String {
+    format!("{BACKUPS}/{id}")
+}
+
+impl BackupFile<'_> {
+    fn name(self) -> String {
+        match self {
+            Self::Started => "started.json".to_owned(),
+            Self::Dump(name) => name.to_owned(),
+            Self::Manifest => "manifest.json".to_owned(),
+            Self::Verification(at) => format!("verifications/{at}.json"),
+            Self::Pin(name) => format!("pins/{name}.json"),
+            Self::Use(who) => format!("uses/{who}.json"),
+            Self::Deleting => "deleting.json".to_owned(),
+        }
+    }
 }
 
 /// The folder of an attempt: two attempts can never write the same object.
@@ -125,6 +173,7 @@ impl ObjectKey<'_> {
                 format!("{CERTIFICATE_FOLDER}/{number:010}-{sha256}.jsonl")
             }
             Self::Probe(name) => format!("{}/{name}", Self::PROBES),
+            Self::Backup { id, file } => format!("{}/{}", backup_folder(id), file.name()),
         })
     }
 }
@@ -167,6 +216,11 @@ mod tests {
         assert_eq!(
             ObjectKey::Certificate { number: 12, sha256: "ab" }.path().to_string(),
             "certificates/0000000012-ab.jsonl"
+        );
+        let backup = |file| ObjectKey::Backup { id: "20260301T000000Z-1a2b3c4d", file }.path();
+        assert_eq!(
+            backup(BackupFile::Manifest).to_string(),
+            "backups/20260301T000000Z-1a2b3c4d/manifest.json"
         );
     }
 }

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::db::executions::Caps;
-use crate::queue::{MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket, RunTicket};
+use crate::queue::{
+    BackupTicket, MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket, RunTicket,
+};
 use crate::service::Services;
 
 pub mod attempt;
@@ -38,6 +40,9 @@ const MAINTENANCE_CONCURRENCY: usize = 1;
 const OCCURRENCE_CONCURRENCY: usize = 4;
 /// Lifecycle runs at once: they are to be gentle, not fast.
 const LIFECYCLE_CONCURRENCY: usize = 1;
+
+/// Backups and verifications at once: each keeps a core and the disk busy.
+const BACKUP_CONCURRENCY: usize = 1;
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -104,6 +109,8 @@ fn monitor(context: &Context) -> Monitor {
     let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
     let concurrency = context.services.config.worker.concurrency.get();
     let occurrences = storage::<OccurrenceTicket>(context, Queue::Occurrences);
+    let backups = storage::<BackupTicket>(context, Queue::Backups);
+    let for_backups = context.clone();
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
     let (for_occurrences, for_lifecycle) = (context.clone(), context.clone());
     Monitor::new()
@@ -145,6 +152,14 @@ fn monitor(context: &Context) -> Monitor {
                 .concurrency(OCCURRENCE_CONCURRENCY)
                 .parallelize(tokio::spawn)
                 .build(jobs::fire_occurrence::run)
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_backups, Queue::Backups))
+                .backend(backups.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_backups.clone())
+                .concurrency(BACKUP_CONCURRENCY)
+                .parallelize(tokio::spawn)
+                .build(jobs::back_up::run)
         })
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, lifecycle};
 use crate::db::audit::{self, Actor};
+use crate::db::backups;
 use crate::db::executions::{self, Backend, Orphan, Status};
 use crate::queue;
 use crate::service::sharing::end_followers;
@@ -57,7 +58,26 @@ pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
         metrics::gauge!("registrar_queue_executions", "state" => state).set(count as f64);
     }
     metrics::gauge!("registrar_queue_oldest_pending_seconds").set(oldest);
+    tell_backups(&backups::summary(&context.services.db).await?);
     Ok((rescued, reissued))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn tell_backups(summary: &backups::Summary) {
+    let seconds = |millis: i64| millis as f64 / 1_000.0;
+    metrics::gauge!("registrar_backups").set(summary.backups as f64);
+    let latest = [
+        ("registrar_backup_last_success_timestamp_seconds", summary.last_success),
+        ("registrar_backup_last_verified_timestamp_seconds", summary.last_verified),
+        ("registrar_backup_last_size_bytes", summary.last_size_bytes.map(|bytes| bytes as f64)),
+        ("registrar_backup_last_duration_seconds", summary.last_duration_ms.map(seconds)),
+    ];
+    for (name, value) in latest {
+        // A gauge that is not there says that there was none; 0 would be a time.
+        if let Some(value) = value {
+            metrics::gauge!(name).set(value);
+        }
+    }
 }
 
 async fn rescue(context: &Context) -> anyhow::Result<usize> {

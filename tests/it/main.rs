@@ -4,6 +4,7 @@
 mod api;
 mod support;
 
+mod backup;
 mod doctor;
 mod erasures;
 mod estimates;

@@ -2,15 +2,20 @@
 
 use std::process::Command;
 use std::str::FromStr;
+use std::time::Duration;
 
+use registrar::config::Config;
 use registrar::postgres::Binaries;
-use registrar::schema::{self, MIGRATOR, MigrationState, SchemaError};
+use registrar::schema::{self, Guard, MIGRATOR, MigrationState, SchemaError};
 use secrecy::SecretString;
 use sqlx::PgPool;
 use sqlx::migrate::MigrationType;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
+use crate::backup::Keys;
+use crate::support::TestApp;
 use crate::support::database::{Contents, REPORT_PASSWORD, TestDatabase, sql};
+use crate::support::process::Process;
 
 struct Schema {
     database: TestDatabase,
@@ -202,7 +207,7 @@ async fn a_schema_that_is_behind_changed_or_unknown_is_refused_by_name() {
     set_checksum(&schema, last, b"another").await;
     refuses(&schema, &format!("migration {last:04} "), "with another content").await;
     let error = schema.up().await.expect_err("a changed migration is not applied over");
-    assert!(matches!(error, SchemaError::Migrate(_)), "{error:?}");
+    assert!(matches!(error, SchemaError::Drift(_)), "{error:?}");
     set_checksum(&schema, last, &checksum).await;
     schema::check_current(&schema.pool).await.expect("it is mended");
 
@@ -248,4 +253,164 @@ async fn a_database_without_anything_is_behind_and_not_an_error() {
     assert!(status.iter().all(|migration| migration.state == MigrationState::Pending));
     refuses(&schema, "migration 0001 ", "is not applied").await;
     schema.end().await;
+}
+
+/// Up is tried over something that makes it fail; afterwards everything is as before.
+async fn fails_and_changes_nothing(schema: &Schema, expected: &[&str]) {
+    let (dump, rows) = (schema.dump(), schema.rows().await);
+    let mut guard = Guard::acquire(&schema.pool, Duration::from_millis(300)).await.unwrap();
+    let error = guard.up(&schema.pool, None).await.expect_err("it cannot be migrated");
+    guard.release().await;
+    let text = error.to_string();
+    for part in expected {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(
+        text.contains("was rolled back") && text.contains("The schema is at version"),
+        "{text}"
+    );
+    assert_same(&dump, &schema.dump(), "the schema after a migration that failed");
+    assert_eq!(schema.rows().await, rows);
+}
+
+/// A schema with data whose newest migrations are taken back, to `version`.
+async fn behind(version: i64) -> Schema {
+    let schema = Schema::create(Contents::SampleData).await;
+    schema::down(&schema.pool, version).await.unwrap();
+    schema
+}
+
+fn before_last() -> i64 {
+    let versions = versions();
+    versions[versions.len() - 2]
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_half_way_leaves_the_database_as_it_was() {
+    let schema = behind(14.min(before_last())).await;
+    sqlx::raw_sql("create table backups (theirs int)").execute(&schema.pool).await.unwrap();
+    fails_and_changes_nothing(&schema, &["migration 0015", "already exists"]).await;
+    sqlx::raw_sql("drop table backups").execute(&schema.pool).await.unwrap();
+    schema.up().await.expect("once it is mended, it goes on");
+    schema.end().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_report_gives_up_and_says_so() {
+    let schema = behind(9).await;
+    let mut report = schema.pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table report_executions in row exclusive mode")
+        .execute(&mut *report)
+        .await
+        .unwrap();
+    fails_and_changes_nothing(&schema, &["migration 0010", "lock timeout", "try again"]).await;
+    report.rollback().await.unwrap();
+    schema.up().await.expect("when the report has ended, it goes on");
+    schema.end().await;
+}
+
+#[tokio::test]
+async fn a_migration_after_which_a_check_does_not_hold_is_rolled_back() {
+    let schema = behind(9).await;
+    let definition: i64 = sqlx::query_scalar(
+        "insert into report_definitions (name, slug, query) values ('x', 'x', 'select 1') returning id::int8",
+    )
+    .fetch_one(&schema.pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into report_executions (report_definition_id, status, lease_owner)
+         values ($1::int8::int, 'failed', 'nobody')",
+    )
+    .bind(definition)
+    .execute(&schema.pool)
+    .await
+    .unwrap();
+    let check = "check 0006_leases_belong_to_running_executions: 1 violations";
+    fails_and_changes_nothing(&schema, &["migration 0010", check]).await;
+    schema.end().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_takes_rows_without_saying_so_is_rolled_back() {
+    let schema = behind(14.min(before_last())).await;
+    sqlx::raw_sql(
+        "create function lose() returns event_trigger language plpgsql as
+             $$ begin if to_regclass('backups') is not null then
+                      delete from user_roles where user_id = (select min(user_id) from user_roles);
+                end if; end $$;
+         create event trigger lose on ddl_command_end when tag in ('CREATE TABLE')
+            execute function lose()",
+    )
+    .execute(&schema.pool)
+    .await
+    .unwrap();
+    fails_and_changes_nothing(&schema, &["migration 0015", "user_roles has -", "does not declare"])
+        .await;
+    schema.end().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_lost_something_is_not_sound() {
+    let schema = Schema::create(Contents::Schema).await;
+    schema::verify(&schema.pool).await.expect("a fresh one is");
+    sqlx::raw_sql(
+        "alter table users drop constraint users_email_key;
+         alter table users add constraint later check (id > 0) not valid;
+         create table theirs (id int)",
+    )
+    .execute(&schema.pool)
+    .await
+    .unwrap();
+    let error = schema::verify(&schema.pool).await.expect_err("it is not").to_string();
+    assert!(error.contains("missing: constraint public.users users_email_key"), "{error}");
+    assert!(error.contains("constraint later of users is not valid"), "{error}");
+    assert!(!error.contains("theirs"), "{error}");
+    schema.end().await;
+}
+
+#[tokio::test]
+async fn the_expected_description_is_what_the_migrations_make() {
+    let schema = Schema::create(Contents::Schema).await;
+    let mut tx = schema.pool.begin().await.unwrap();
+    let found = schema::describe(&mut tx).await.unwrap().join("\n");
+    drop(tx);
+    let expected = include_str!("../../migrations/expected_schema.txt").trim_end();
+    let how = "registrar migrate verify --describe > migrations/expected_schema.txt";
+    assert_same(expected, &found, how);
+    assert_eq!(expected.lines().count(), found.lines().count(), "{how}");
+    schema.end().await;
+}
+
+#[tokio::test]
+async fn the_command_backs_up_first_and_refuses_where_it_cannot() {
+    let keys = Keys::new();
+    let app = TestApp::new().await;
+    schema::down(&app.services.db, 10).await.unwrap();
+    let mut config = app.config.clone();
+    let run = async |config: &Config, arguments: &[&str]| {
+        let mut process = Process::start(config, arguments);
+        (process.ended().await.code(), process.log())
+    };
+    let (code, log) = run(&config, &["migrate", "up"]).await;
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains("nothing was migrated") && log.contains("--no-backup"), "{log}");
+    assert_eq!(app.number("select max(version) from _sqlx_migrations").await, 10);
+
+    keys.use_in(&mut config);
+    let (code, log) = run(&config, &["migrate", "up"]).await;
+    assert_eq!(code, Some(0), "{log}");
+    let catalog = registrar::backup::catalog::read(&app.services.store).await.unwrap();
+    assert_eq!(catalog.entries.len(), 1);
+    assert_eq!(catalog.entries[0].manifest.purpose.name(), "pre-migration");
+    assert_eq!(catalog.entries[0].manifest.database.schema_version, Some(10));
+    let (code, log) = run(&config, &["migrate", "verify"]).await;
+    assert_eq!(code, Some(0), "{log}");
+
+    let (code, log) = run(&config, &["migrate", "down", "--to", "10", "--no-backup"]).await;
+    assert_eq!(code, Some(0), "{log}");
+    let (code, log) = run(&config, &["migrate", "up", "--no-backup"]).await;
+    assert_eq!(code, Some(0), "{log}");
+    let catalog = registrar::backup::catalog::read(&app.services.store).await.unwrap();
+    assert_eq!(catalog.entries.len(), 1, "no further one");
 }

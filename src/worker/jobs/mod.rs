@@ -1,5 +1,6 @@
 //! One thin file per job.
 
+pub mod back_up;
 pub mod fire_occurrence;
 pub mod maintain;
 pub mod run_policy;

@@ -1,5 +1,6 @@
 //! The API over real HTTP: a server on a port of its own, over a [`TestApp`].
 
+mod backups;
 mod document;
 mod errors;
 mod executions;

@@ -54,7 +54,7 @@ async fn any_tampering_shows() {
                 sha256 = encode(sha256(convert_to(replace(document, 'users', 'roles'), 'UTF8')), 'hex')
           where id = 3",
         "update certificates set mac = repeat('0', 64) where id = 1",
-        "update certificates set subject = 'erasure-77' where id = 1",
+        "update certificates set about = 'erasure-77' where id = 1",
         "delete from certificates where id = 1",
         "delete from certificates where id = 2",
         "delete from certificates where id = 3",
@@ -219,7 +219,9 @@ async fn a_classification_that_does_not_fit_is_refused_before_anything_is_touche
         std::fs::write(&file, bad).unwrap();
         let operator = people.app.operator();
         let answer = people.app.services.request_erasure(&operator, None, PERSON).await;
-        let Err(ServiceError::Refused { message: reason, .. }) = answer else { panic!("{to}: {answer:?}") };
+        let Err(ServiceError::Refused { message: reason, .. }) = answer else {
+            panic!("{to}: {answer:?}")
+        };
         assert!(reason.contains(says), "{says}: {reason}");
     }
     assert_eq!(people.app.number("select count(*) from erasures").await, 0);

@@ -99,11 +99,22 @@ fn tell(text: &str) {
 
 /// The settings that tests change, as the environment of a process.
 fn environment(config: &Config) -> Vec<(String, String)> {
-    let Config { database, http, store, worker, report, lifecycle, idempotency: _, erasure, log } =
-        config;
+    let Config {
+        database,
+        http,
+        store,
+        worker,
+        report,
+        lifecycle,
+        idempotency: _,
+        erasure,
+        backup,
+        log,
+    } = config;
     let secret = |secret: &Option<secrecy::SecretString>| {
         secret.as_ref().map(|secret| secret.expose_secret().to_owned())
     };
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let settings: [(&str, Option<String>); _] = [
         ("DATABASE__URL", secret(&database.url)),
         ("DATABASE__REPORT_URL", secret(&database.report_url)),
@@ -132,6 +143,18 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("REPORT__MAX_RUNNING", Some(report.max_running.to_string())),
         ("REPORT__MAX_ATTEMPTS", Some(report.max_attempts.to_string())),
         ("LIFECYCLE__JOBS_DIR", Some(lifecycle.jobs_dir.display().to_string())),
+        (
+            "BACKUP__ENCRYPT_TO",
+            (!backup.encrypt_to.is_empty()).then(|| backup.encrypt_to.join(",")),
+        ),
+        ("BACKUP__ALLOW_PLAIN", Some(backup.allow_plain.to_string())),
+        ("BACKUP__IDENTITY_FILE", path(&backup.identity_file)),
+        ("BACKUP__TOOLS_DIR", path(&backup.tools_dir)),
+        ("BACKUP__VERIFY_SERVER_URL", secret(&backup.verify_server_url)),
+        ("BACKUP__KEEP__DAILY", Some(backup.keep.daily.to_string())),
+        ("BACKUP__KEEP__WEEKLY", Some(backup.keep.weekly.to_string())),
+        ("BACKUP__KEEP__MONTHLY", Some(backup.keep.monthly.to_string())),
+        ("BACKUP__KEEP__YEARLY", Some(backup.keep.yearly.to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];
     let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));

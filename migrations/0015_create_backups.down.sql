@@ -1,0 +1,2 @@
+-- Loses nothing: the store has it all.
+drop table backups;
