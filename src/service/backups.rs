@@ -2,6 +2,7 @@
 //! recorded, and what a restored database needs before it is ready.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use secrecy::SecretString;
@@ -21,8 +22,11 @@ use crate::backup::{
 use crate::config::{BackupConfig, Config};
 use crate::db::audit::{self, Actor};
 use crate::db::backups::{self, BackupRow};
+use crate::db::report_options;
 use crate::queue::{self, BackupTicket};
-use crate::{schema, store::Store};
+use crate::report::source::ReportDatabase;
+use crate::schema;
+use crate::store::{LEDGER_FOLDER, Store};
 
 /// What differs from the settings for one verification.
 #[derive(Debug, Clone, Default)]
@@ -391,12 +395,12 @@ pub struct Restored {
 pub type AfterRestore =
     (&'static str, fn(Restored) -> BoxFuture<'static, Result<String, ServiceError>>);
 
-/// What a restored database needs before it is ready, in this order. The replay of the ledger of
-/// erasures and the re-applying of holds are further rows of this table.
+/// What a restored database needs before it is ready, in this order.
 pub const AFTER_RESTORE: &[AfterRestore] = &[
     ("queue", |restored| Box::pin(forget_tickets(restored))),
     ("report-role", |restored| Box::pin(give_rights(restored))),
     ("catalog", |restored| Box::pin(refill_catalog(restored))),
+    ("erasures", |restored| Box::pin(replay_ledger(restored))),
 ];
 
 /// Tickets of the past: the reaper writes new ones for what is pending.
@@ -417,6 +421,42 @@ async fn give_rights(restored: Restored) -> Result<String, ServiceError> {
         }
         Err(error) => Err(ServiceError::Internal(error.into())),
     }
+}
+
+/// Erases again whoever the ledger says was erased: a backup from before brings them back.
+async fn replay_ledger(restored: Restored) -> Result<String, ServiceError> {
+    let Restored { db, store, config, manifest: _ } = restored;
+    let entries = store.list(LEDGER_FOLDER).await?.len();
+    if entries == 0 {
+        return Ok("the ledger of erasures is empty".to_owned());
+    }
+    let not_ready = |what: &str| {
+        let then = "then `registrar erasure replay`: until then people who were erased are back";
+        ServiceError::refused("ledger_not_replayed", format!("{what}, {then}"))
+    };
+    if schema::check_current(&db).await.is_err() {
+        return Err(not_ready("run `registrar migrate up`"));
+    }
+    if config.erasure.keys.is_empty() {
+        return Err(not_ready("set erasure.keys"));
+    }
+    let reports =
+        report_options(&config.database).map_err(|error| ServiceError::Internal(error.into()))?;
+    let reports = ReportDatabase::new(reports);
+    let services = Services { db, reports, store, config: Arc::new(config) };
+    let caller = Caller::operator(uuid::Uuid::new_v4().simple().to_string());
+    let replayed = services.replay_erasures(&caller).await?;
+    if !replayed.broken.is_empty() || replayed.outcome.postponed > 0 {
+        return Err(not_ready(&format!(
+            "{} entries of the ledger are broken and {} people could not be erased yet: see the log",
+            replayed.broken.len(),
+            replayed.outcome.postponed
+        )));
+    }
+    Ok(format!(
+        "{} entries of the ledger, {} people found again: {} erased, {} held",
+        replayed.entries, replayed.found, replayed.outcome.completed, replayed.outcome.held
+    ))
 }
 
 async fn refill_catalog(restored: Restored) -> Result<String, ServiceError> {
