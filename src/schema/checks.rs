@@ -14,8 +14,8 @@ const SHOWN: usize = 3;
 const CHECKS: &[(i64, &str, &str)] = &[
     (
         6,
-        "0006_leases_belong_to_running_executions",
-        include_str!("../../migrations/checks/0006_leases_belong_to_running_executions.sql"),
+        "0006_leases_have_an_owner",
+        include_str!("../../migrations/checks/0006_leases_have_an_owner.sql"),
     ),
     (
         15,

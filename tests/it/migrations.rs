@@ -319,14 +319,14 @@ async fn a_migration_after_which_a_check_does_not_hold_is_rolled_back() {
     .await
     .unwrap();
     sqlx::query(
-        "insert into report_executions (report_definition_id, status, lease_owner)
-         values ($1::int8::int, 'failed', 'nobody')",
+        "insert into report_executions (report_definition_id, status, attempt, lease_until)
+         values ($1::int8::int, 'processing', 1, now())",
     )
     .bind(definition)
     .execute(&schema.pool)
     .await
     .unwrap();
-    let check = "check 0006_leases_belong_to_running_executions: 1 violations";
+    let check = "check 0006_leases_have_an_owner: 1 violations";
     fails_and_changes_nothing(&schema, &["migration 0010", check]).await;
     schema.end().await;
 }
