@@ -338,6 +338,43 @@ pub async fn take_occurrence(
     Ok(taken.rows_affected() == 1)
 }
 
+/// Whether any occurrence of a schedule is known.
+///
+/// # Errors
+/// The database's.
+pub async fn has_occurrence(
+    connection: &mut PgConnection,
+    schedule: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from schedule_occurrences where schedule = $1)")
+        .bind(schedule)
+        .fetch_one(connection)
+        .await
+}
+
+/// Takes an occurrence for this transaction, unless it or a later one is taken.
+///
+/// # Errors
+/// The database's.
+pub async fn take_occurrence_after(
+    connection: &mut PgConnection,
+    schedule: &str,
+    due_at: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let taken = sqlx::query(
+        "insert into schedule_occurrences (schedule, due_at)
+         select $1, $2
+          where not exists (select from schedule_occurrences
+                             where schedule = $1 and due_at >= $2)
+         on conflict do nothing",
+    )
+    .bind(schedule)
+    .bind(due_at)
+    .execute(connection)
+    .await?;
+    Ok(taken.rows_affected() == 1)
+}
+
 /// Writes an occurrence down: pending, with a ticket that comes `delay_secs` later, or skipped for
 /// a reason. `false`: it is there already.
 ///

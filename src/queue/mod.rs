@@ -68,6 +68,8 @@ pub enum MaintenanceTicket {
     Prune,
     /// Carries out erasures whose grace is over.
     CarryOutErasures,
+    /// Starts runs of policies that are due.
+    StartDueRuns,
 }
 
 /// Payload of the `occurrences` queue: what is due.

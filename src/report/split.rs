@@ -8,7 +8,7 @@
 //! ```
 //! All connections see one exported snapshot, so together they read what one would have read. Each
 //! takes the next range of the definition's `split_by` column; the writer gets the ranges in their
-//! order. What is read before its turn waits in [`AHEAD_BYTES`] of memory at most; a connection
+//! order. What is read before its turn waits in `AHEAD_BYTES` of memory at most; a connection
 //! that would need more waits itself, and makes its server process wait.
 //!
 //! What is promised: the rows of a split report are those of the same query, ranges of the key in
@@ -17,7 +17,7 @@
 //! name a key; one that is not ordered has no order to keep.
 //!
 //! A range repeats what does not depend on the key, such as the hash tables of joined tables, and
-//! a server finds the rows of a range quickly only by an index on the key. [`plan`] asks the
+//! a server finds the rows of a range quickly only by an index on the key. `plan` asks the
 //! planner about both, and leaves the query whole where splitting would not pay.
 
 use std::collections::VecDeque;

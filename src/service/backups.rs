@@ -77,7 +77,7 @@ pub fn create_options(
         encryption: Encryption::from_settings(config, plain)?,
         compression: Compression { kind: config.compression, level: config.compression_level },
         tools_dir: tools_dir.or_else(|| config.tools_dir.clone()),
-        // The ledger of erasures tells its position here once there is one.
+        // The replay after a restore reads the whole ledger: it needs no position to begin at.
         ledger_position: None,
     })
 }

@@ -18,6 +18,7 @@ use crate::store::{Store, StoreError};
 pub mod access;
 pub mod backups;
 pub mod doctor;
+pub mod due_runs;
 pub mod erasures;
 pub mod executions;
 pub mod formats;

@@ -372,12 +372,12 @@ async fn detail(connection: &mut PgConnection, id: i64) -> Result<RunDetail, Ser
     Ok(RunDetail { run, tables, estimated_secs_left: estimate })
 }
 
-async fn push_ticket(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+pub(super) async fn push_ticket(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
     let ticket = queue::enqueue_run(connection, id, 0).await?;
     run::note_ticket(connection, id, &ticket).await
 }
 
-async fn record(
+pub(super) async fn record(
     connection: &mut PgConnection,
     caller: &Caller,
     id: i64,

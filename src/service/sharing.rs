@@ -1,6 +1,6 @@
 //! Whoever shares the run of another execution ends with it.
 //!
-//! What may be shared is decided by one key, [`reuse_key`]: the same version of a report, the same
+//! What may be shared is decided by one key, `reuse_key`: the same version of a report, the same
 //! resolved parameters, the same file, and the same rights. The rights of a run are the permissions
 //! that its version asks of whoever runs it. Reports are all read as one database role and know
 //! nothing of the caller, so two callers who hold these permissions are answered with the same

@@ -39,7 +39,7 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Adds a name; empty ones and those above [`MAX_NAMES`] are left out.
+    /// Adds a name; empty ones and those above `MAX_NAMES` are left out.
     pub fn add(&mut self, strength: Strength, name: &str) {
         let name = name.trim();
         if !name.is_empty() && self.0.len() < MAX_NAMES {

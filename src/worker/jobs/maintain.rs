@@ -26,6 +26,7 @@ pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<()
         MaintenanceTicket::SweepStore => sweep(&context).await,
         MaintenanceTicket::Prune => prune(&context).await,
         MaintenanceTicket::CarryOutErasures => carry_out_erasures(&context).await,
+        MaintenanceTicket::StartDueRuns => start_due_runs(&context).await,
     };
     if let Err(error) = done {
         tracing::warn!(job = ?ticket, error = format!("{error:#}"), "a housekeeping job failed");
@@ -59,6 +60,14 @@ async fn carry_out_erasures(context: &Context) -> anyhow::Result<()> {
     if outcome != Outcome::default() {
         let Outcome { completed, held, postponed } = outcome;
         tracing::info!(completed, held, postponed, "carried out erasures");
+    }
+    Ok(())
+}
+
+async fn start_due_runs(context: &Context) -> anyhow::Result<()> {
+    let started = context.services.start_due_runs().await?;
+    if started > 0 {
+        tracing::info!(started, "started runs that were due");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod archive;
 mod catalog;
 mod check;
+mod due;
 mod hold;
 mod properties;
 mod runs;

@@ -1,0 +1,124 @@
+//! Runs of policies that their schedules ask for.
+//!
+//! Each due time is a unique row of `schedule_occurrences`, taken in the transaction that stores
+//! the run, so that of many workers one starts it. A run does all that has become due, however many
+//! times were missed: the latest one is enough, also where the policy says `all`.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+use super::runs::{push_ticket, record};
+use super::{Caller, ServiceError, Services};
+use crate::calendar::Calendar;
+use crate::db::schedules;
+use crate::policy::{ApprovalRule, CatchUp, Kind, Overlap, Policy, Schedule};
+use crate::retention::run::{self, NewRun, Origin};
+
+/// An occurrence this late has been missed.
+const LATE: TimeDelta = TimeDelta::minutes(5);
+/// Due times that are looked at: a schedule of every minute with a window of a week.
+const MAX_LOOKED_AT: usize = 11_000;
+
+impl Services {
+    /// Stores a run, with its ticket, for each policy that is due. Returns how many.
+    ///
+    /// A policy that is seen for the first time is due from now on: what was due before nobody had
+    /// asked for.
+    ///
+    /// # Errors
+    /// The jobs folder or the database cannot be used.
+    pub async fn start_due_runs(&self) -> Result<usize, ServiceError> {
+        let policies = self.policies().await?;
+        let mut started = 0;
+        for policy in policies.policies.values().filter(|policy| policy.enabled) {
+            let moves_rows = match &policy.kind {
+                Kind::Archive(_) | Kind::Purge(_) => true,
+                // Housekeeping of its own, or nothing that a run could do.
+                Kind::Anonymize(_)
+                | Kind::ExpireResults(_)
+                | Kind::Backup(_)
+                | Kind::VerifyBackup(_)
+                | Kind::PruneBackups(_)
+                | Kind::Report(_) => false,
+            };
+            if let Some(schedule) = policy.schedule.as_ref().filter(|_| moves_rows)
+                && self.start_if_due(policy, schedule).await?
+            {
+                started += 1;
+            }
+        }
+        Ok(started)
+    }
+
+    async fn start_if_due(
+        &self,
+        policy: &Policy,
+        schedule: &Schedule,
+    ) -> Result<bool, ServiceError> {
+        let occurrences = format!("policy.{}", policy.name);
+        let mut tx = self.db.begin().await?;
+        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
+        if !schedules::has_occurrence(&mut tx, &occurrences).await? {
+            schedules::take_occurrence(&mut tx, &occurrences, now).await?;
+            tx.commit().await?;
+            return Ok(false);
+        }
+        let Some(due_at) = latest_due(policy, schedule, now)? else { return Ok(false) };
+        if !schedules::take_occurrence_after(&mut tx, &occurrences, due_at).await? {
+            return Ok(false);
+        }
+        let name = policy.name.as_str();
+        let new = NewRun {
+            policy: name,
+            kind: policy.kind.name(),
+            policy_digest: &policy.digest(),
+            as_of: None,
+            origin: Origin::Schedule,
+            preview_digest: None,
+            needs_approval: policy.approval.required_for == ApprovalRule::Always,
+        };
+        let Some(id) = run::insert(&mut tx, &new).await? else {
+            tracing::info!(policy = name, %due_at, "the run before is not finished");
+            match schedule.overlap {
+                Overlap::Skip => tx.commit().await?,
+                // Not taken: the next look tries again.
+                Overlap::Queue => tx.rollback().await?,
+            }
+            return Ok(false);
+        };
+        if !new.needs_approval {
+            push_ticket(&mut tx, id).await?;
+        }
+        let system = Caller::operator(String::new());
+        let details = json!({ "policy": name, "due_at": due_at });
+        record(&mut tx, &system, id, "run.scheduled", details).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}
+
+/// The latest due time that may still start.
+fn latest_due(
+    policy: &Policy,
+    schedule: &Schedule,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, ServiceError> {
+    let calendar = Calendar::parse(&schedule.cron, policy.time_zone.name())
+        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("{}: {error}", policy.name)))?;
+    let window = match schedule.catch_up {
+        CatchUp::None => LATE,
+        CatchUp::Latest | CatchUp::All => {
+            TimeDelta::from_std(schedule.window.duration()).unwrap_or(LATE)
+        }
+    };
+    let mut latest = None;
+    let mut due = calendar.after(now - window);
+    for _ in 0..MAX_LOOKED_AT {
+        match due.filter(|due| *due <= now) {
+            Some(time) => latest = Some(time),
+            None => break,
+        }
+        due = due.and_then(|due| calendar.after(due));
+    }
+    Ok(latest)
+}
