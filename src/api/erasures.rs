@@ -1,8 +1,8 @@
-//! Erasures of people, and certificates.
+//! Erasures of people.
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -255,59 +255,4 @@ pub async fn cancel_erasure(
     _: NoQuery,
 ) -> Result<Json<ErasureResource>, Problem> {
     Ok(Json(state.services.cancel_erasure(&caller, id).await?.into()))
-}
-
-/// Read the certificate of an erasure
-///
-/// Two lines of JSON: what was sealed, and its seal.
-#[utoipa::path(
-    get,
-    path = "/v1/erasures/{id}/certificate",
-    tag = "lifecycle",
-    params(("id" = i64, Path, description = "Number of the erasure.", example = 12)),
-    responses((
-        status = 200,
-        description = "The certificate.",
-        content((String = "application/jsonl", example = "{\"number\":1}\n{\"sha256\":\"…\"}\n")),
-    ))
-)]
-pub async fn show_erasure_certificate(
-    State(state): State<ApiState>,
-    Authenticated(caller): Authenticated,
-    ExecutionId(id): ExecutionId,
-    _: NoQuery,
-) -> Result<Response, Problem> {
-    certificate(&state, &caller, &format!("erasure-{id}")).await
-}
-
-/// Read the certificate of a lifecycle run
-///
-/// Two lines of JSON: what was sealed, and its seal.
-#[utoipa::path(
-    get,
-    path = "/v1/runs/{id}/certificate",
-    tag = "lifecycle",
-    params(("id" = i64, Path, description = "Number of the run.", example = 7)),
-    responses((
-        status = 200,
-        description = "The certificate.",
-        content((String = "application/jsonl", example = "{\"number\":1}\n{\"sha256\":\"…\"}\n")),
-    ))
-)]
-pub async fn show_run_certificate(
-    State(state): State<ApiState>,
-    Authenticated(caller): Authenticated,
-    ExecutionId(id): ExecutionId,
-    _: NoQuery,
-) -> Result<Response, Problem> {
-    certificate(&state, &caller, &format!("run-{id}")).await
-}
-
-async fn certificate(
-    state: &ApiState,
-    caller: &crate::service::Caller,
-    subject: &str,
-) -> Result<Response, Problem> {
-    let certificate = state.services.certificate(caller, subject).await?;
-    Ok(([(CONTENT_TYPE, "application/jsonl")], certificate.to_lines()).into_response())
 }

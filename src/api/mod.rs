@@ -30,6 +30,7 @@ use crate::service::Services;
 
 mod backups;
 mod caching;
+mod certificates;
 mod cursor;
 mod docs;
 mod erasures;
@@ -158,8 +159,9 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(erasures::list_erasures))
         .routes(routes!(erasures::show_erasure))
         .routes(routes!(erasures::cancel_erasure))
-        .routes(routes!(erasures::show_erasure_certificate))
-        .routes(routes!(erasures::show_run_certificate))
+        .routes(routes!(certificates::show_erasure_certificate))
+        .routes(routes!(certificates::show_run_certificate))
+        .routes(routes!(certificates::verify_certificates))
         .routes(routes!(backups::list_backups))
         .routes(routes!(backups::verify_backup))
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{REFUSED, note, operator, say, say_json};
+use crate::retention::certificate::ExpectedHead;
 use crate::service::Services;
 
 /// Show and verify the proof of lifecycle runs and erasures
@@ -20,8 +21,17 @@ pub enum ProofVerb {
     },
     /// Compare certificates, their copies, the erasure ledger and the records; exit code 3 where
     /// something is not as it was sealed
-    #[command(after_help = "Example:\n  registrar run verify")]
+    #[command(after_help = "\
+The end of the chain is printed as `head`. Nothing in database and store shows it when both are set
+back to the same earlier state: write the head down elsewhere, and give it to a later verification.
+
+Examples:
+  registrar run verify
+  registrar run verify --head 12:9f2c…")]
     Verify {
+        /// A head that was printed before: the chain must still hold it
+        #[arg(long, value_name = "NUMBER:HASH")]
+        head: Option<ExpectedHead>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -40,16 +50,16 @@ pub async fn run(verb: ProofVerb, services: &Services) -> anyhow::Result<ExitCod
             let certificate = services.certificate(&operator(), &subject).await?;
             say(certificate.to_lines().trim_end())?;
         }
-        ProofVerb::Verify { json } => {
-            let found = match services.verify_certificates(&operator()).await {
-                Ok(found) => found,
-                Err(error) => return Err(error.into()),
-            };
+        ProofVerb::Verify { head, json } => {
+            let found = services.verify_certificates(&operator(), head.as_ref()).await?;
             if json {
                 say_json(&found)?;
             } else {
                 for finding in &found.findings {
                     say(format!("{}: {}", finding.what, finding.fault))?;
+                }
+                if let Some(head) = &found.head {
+                    say(format!("head {head}"))?;
                 }
                 note(format!(
                     "{} certificates and {} ledger entries, {} findings",

@@ -1,7 +1,13 @@
 //! `audit_logs`: who did what. Always written in the transaction that does it.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
+
+/// A certificate was added to the chain.
+pub const CERTIFICATE_SEALED: &str = "certificate.sealed";
+/// The table of certificates, as audit rows name it.
+pub const CERTIFICATES: &str = "certificates";
 
 /// Who acts, and from where.
 #[derive(Debug, Clone, Default)]
@@ -58,4 +64,38 @@ pub async fn record(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The last certificate that the audit log tells of: its number and hash.
+///
+/// # Errors
+/// The database's.
+pub async fn last_certificate(
+    connection: &mut PgConnection,
+) -> Result<Option<(i64, Option<String>)>, sqlx::Error> {
+    sqlx::query_as(
+        "select entity_id, new_values ->> 'sha256'
+           from audit_logs
+          where entity_type = $1 and action = $2 and entity_id is not null
+          order by entity_id desc, id desc
+          limit 1",
+    )
+    .bind(CERTIFICATES)
+    .bind(CERTIFICATE_SEALED)
+    .fetch_optional(connection)
+    .await
+}
+
+/// Whether the log still has a row from before this time.
+///
+/// # Errors
+/// The database's.
+pub async fn reaches_back_to(
+    connection: &mut PgConnection,
+    time: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from audit_logs where created_at < $1)")
+        .bind(time)
+        .fetch_one(connection)
+        .await
 }

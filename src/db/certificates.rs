@@ -1,10 +1,12 @@
 //! `certificates`: the chain of sealed records. Rows are added and marked as stored, never changed.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 /// Held while a certificate is added: the chain has one end.
 const CHAIN_LOCK: &str = "registrar certificates";
+/// Held while certificates are copied to the store, and its head is moved.
+const COPIES_LOCK: &str = "registrar certificate copies";
 
 /// A certificate.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -125,23 +127,115 @@ pub async fn skip_erasure_number(
 ///
 /// # Errors
 /// The database's.
-pub async fn list_unstored(pool: &PgPool, limit: i64) -> Result<Vec<CertificateRow>, sqlx::Error> {
+pub async fn list_unstored(
+    connection: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<CertificateRow>, sqlx::Error> {
     sqlx::query_as(select_certificate!("where stored_at is null order by id limit $1"))
         .bind(limit)
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await
 }
 
-/// Notes that a certificate's copy is in the store.
+/// Notes that copies of certificates are in the store.
 ///
 /// # Errors
 /// The database's.
-pub async fn mark_stored(pool: &PgPool, id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("update certificates set stored_at = now() where id = $1 and stored_at is null")
-        .bind(id)
-        .execute(pool)
-        .await?;
+pub async fn mark_stored(connection: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update certificates set stored_at = now() where id = any ($1) and stored_at is null",
+    )
+    .bind(ids)
+    .execute(connection)
+    .await?;
     Ok(())
+}
+
+/// Takes the copying of certificates for this transaction, unless another process is at it.
+///
+/// # Errors
+/// The database's.
+pub async fn try_lock_copies(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(COPIES_LOCK)
+        .fetch_one(connection)
+        .await
+}
+
+/// The hash of a certificate by its place in the chain.
+///
+/// # Errors
+/// The database's.
+pub async fn hash_of(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("select sha256::text from certificates where id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+}
+
+/// Lets new runs have numbers above one that a certificate of the store tells of.
+///
+/// # Errors
+/// The database's.
+pub async fn skip_run_number(
+    connection: &mut PgConnection,
+    number: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select setval(pg_get_serial_sequence('lifecycle_runs', 'id'),
+                       greatest($1, nextval(pg_get_serial_sequence('lifecycle_runs', 'id')) - 1, 1))",
+    )
+    .bind(number)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Runs that have ended and whose end no certificate tells of, oldest first. The state that the
+/// newest certificate of a run tells of decides, never a time: a time can be changed.
+///
+/// # Errors
+/// The database's.
+pub async fn list_unsealed_runs(
+    executor: impl PgExecutor<'_>,
+    limit: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select r.id
+           from lifecycle_runs r
+          where r.status in ('completed', 'failed', 'cancelled')
+            and coalesce((select c.document::jsonb -> 'record' ->> 'status'
+                            from certificates c
+                           where c.about = 'run-' || r.id
+                           order by c.id desc
+                           limit 1), 'pending') not in ('completed', 'failed', 'cancelled')
+          order by r.id
+          limit $1",
+    )
+    .bind(limit)
+    .fetch_all(executor)
+    .await
+}
+
+/// Whether a certificate tells of the end of this run, and it was not taken up again since.
+///
+/// # Errors
+/// The database's.
+pub async fn is_run_sealed(connection: &mut PgConnection, id: i64) -> Result<bool, sqlx::Error> {
+    let unsealed: Option<bool> = sqlx::query_scalar(
+        "select document::jsonb -> 'record' ->> 'status' in ('completed', 'failed', 'cancelled')
+           from certificates
+          where about = 'run-' || $1
+          order by id desc
+          limit 1",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(unsealed.unwrap_or(false))
 }
 
 /// The newest certificate about something.
@@ -160,13 +254,13 @@ pub async fn find(pool: &PgPool, subject: &str) -> Result<Option<CertificateRow>
 /// # Errors
 /// The database's.
 pub async fn list_after(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     after: i64,
     limit: i64,
 ) -> Result<Vec<CertificateRow>, sqlx::Error> {
     sqlx::query_as(select_certificate!("where id > $1 order by id limit $2"))
         .bind(after)
         .bind(limit)
-        .fetch_all(pool)
+        .fetch_all(executor)
         .await
 }

@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 /// State of an erasure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -275,7 +275,7 @@ pub async fn find_open(
 /// # Errors
 /// The database's.
 pub async fn list(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     status: Option<Status>,
     before: Option<i64>,
     limit: i64,
@@ -289,7 +289,7 @@ pub async fn list(
     .bind(status.map(Status::as_str))
     .bind(before)
     .bind(limit)
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await
 }
 

@@ -70,6 +70,8 @@ pub enum MaintenanceTicket {
     CarryOutErasures,
     /// Starts runs of policies that are due.
     StartDueRuns,
+    /// Seals runs that ended without a certificate, and copies certificates to the store.
+    SealCertificates,
 }
 
 /// Payload of the `occurrences` queue: what is due.

@@ -1,12 +1,15 @@
 //! Certificates: the sealed record of an erasure or a run, each naming the one before by its hash.
 //!
-//! A certificate is written in the transaction that ends what it tells of, and copied to the store
-//! afterwards; a copy that is missing because a process died is made by the next one. The chain
-//! shows a certificate that was changed, taken out or put in; the seal, made with a key that is not
-//! in the database, shows a chain that was made anew. [`verify`] compares all of it: the chain, the
-//! copies, the ledger, and what the database says today.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! A certificate is written, with its audit row, in the transaction that ends what it tells of, and
+//! copied to the store afterwards; a copy that is missing because a process died is made by the
+//! next one. The chain shows a certificate that was changed, taken out or put in; the seal, made
+//! with a key that is not in the database, shows a chain that was made anew; and the [`head`],
+//! which audit log and store remember each for itself, shows one whose end was cut off.
+//! [`verify`] compares all of it, the ledger, and what the database says today.
+//!
+//! What no installation can see by itself: every place set back to the same earlier state, by
+//! somebody who reaches the database and the store. Only a head that was written down elsewhere
+//! shows that (`registrar run verify --head`).
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -15,15 +18,25 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
 use super::keyring::{Key, KeyError, Keyring};
-use super::ledger::{self, LedgerError, LedgerObject, Step};
+use super::ledger::{LedgerError, LedgerObject};
+use crate::db::audit::{self, Actor};
 use crate::db::certificates::{self, CertificateRow};
-use crate::db::erasures::{self, Erasure, Status, TableCount};
 use crate::store::{CERTIFICATE_FOLDER, ObjectKey, Store, StoreError};
+
+mod head;
+mod record;
+mod verify;
+
+pub use head::{BadHead, ExpectedHead, Head};
+pub use record::{record_of, record_of_run};
+pub use verify::verify;
 
 /// What the first certificate has for the hash of the one before.
 const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Certificates read, or copied to the store, in one go.
 const PAGE: i64 = 500;
+/// Goes of one call: a million certificates.
+const MAX_PAGES: u32 = 2_000;
 
 /// What is certified.
 #[derive(Debug)]
@@ -79,7 +92,8 @@ pub struct Seal {
 }
 
 /// Something that is not as it was sealed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
+#[schema(as = CertificateFinding)]
 pub struct Finding {
     /// The certificate, erasure or object.
     pub what: String,
@@ -88,12 +102,15 @@ pub struct Finding {
 }
 
 /// What [`verify`] looked at.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = CertificateVerification)]
 pub struct Verification {
     /// Certificates of the chain.
     pub certificates: u64,
     /// Entries of the ledger.
     pub ledger_entries: u64,
+    /// The end of the chain: worth writing down where neither database nor store is.
+    pub head: Option<Head>,
     /// What is not as it was sealed; empty where all is well.
     pub findings: Vec<Finding>,
 }
@@ -154,21 +171,44 @@ pub async fn seal(
         stored_at: None,
         adopted_at: None,
     };
-    certificates::insert(connection, &row).await?;
+    certificates::insert(&mut *connection, &row).await?;
+    let event = audit::Event {
+        action: audit::CERTIFICATE_SEALED,
+        entity_type: audit::CERTIFICATES,
+        entity_id: Some(row.id),
+        details: json!({ "about": row.subject, "sha256": row.sha256 }),
+    };
+    audit::record(connection, &Actor::system(), event).await?;
     Ok(row)
 }
 
-/// Copies certificates to the store that are not known to be there.
+/// Copies certificates to the store that are not known to be there, and moves the store's head. One
+/// process does so at a time; another one finds nothing to do.
 ///
 /// # Errors
-/// [`CertificateError`]; what was copied stays.
-pub async fn store_pending(db: &PgPool, store: &Store) -> Result<u64, CertificateError> {
-    let pending = certificates::list_unstored(db, PAGE).await?;
+/// [`CertificateError`]; what was copied stays, and is copied again.
+pub async fn store_pending(
+    db: &PgPool,
+    store: &Store,
+    keyring: &Keyring,
+) -> Result<u64, CertificateError> {
     let mut copied = 0;
-    for row in pending {
-        store.put(&key_of(&row).path(), row.to_lines().into()).await?;
-        certificates::mark_stored(db, row.id).await?;
-        copied += 1;
+    for _ in 0..MAX_PAGES {
+        let mut tx = db.begin().await?;
+        if !certificates::try_lock_copies(&mut tx).await? {
+            break;
+        }
+        let pending = certificates::list_unstored(&mut tx, PAGE).await?;
+        let (Some(first), Some(last)) = (pending.first(), pending.last()) else { break };
+        for row in &pending {
+            store.put(&key_of(row).path(), row.to_lines().into()).await?;
+        }
+        // Before the copies count as stored: a head that is gone later was taken away.
+        head::advance(&mut tx, store, keyring, first.id == 1, last).await?;
+        let numbers: Vec<_> = pending.iter().map(|row| row.id).collect();
+        certificates::mark_stored(&mut tx, &numbers).await?;
+        tx.commit().await?;
+        copied += numbers.len() as u64;
     }
     Ok(copied)
 }
@@ -191,8 +231,11 @@ pub async fn adopt(db: &PgPool, store: &Store, keyring: &Keyring) -> Result<u64,
         if document.number == number + 1 && document.previous_sha256 == previous {
             let row = CertificateRow { stored_at: Some(now), adopted_at: Some(now), ..row };
             certificates::insert(&mut tx, &row).await?;
-            if let Some(erasure) = erasure_of(&row.subject) {
-                certificates::skip_erasure_number(&mut tx, erasure).await?;
+            // What is new here must not be taken for what the store's certificates tell of.
+            match About::read(&row.subject) {
+                Some(About::Erasure(id)) => certificates::skip_erasure_number(&mut tx, id).await?,
+                Some(About::Run(id)) => certificates::skip_run_number(&mut tx, id).await?,
+                None => {}
             }
             adopted += 1;
         }
@@ -201,208 +244,22 @@ pub async fn adopt(db: &PgPool, store: &Store, keyring: &Keyring) -> Result<u64,
     Ok(adopted)
 }
 
-/// What the database's own record of an erasure says.
-pub fn record_of(erasure: &Erasure, rows: &[TableCount]) -> Value {
-    json!({
-        "table": erasure.subject_table,
-        "ledger_token": erasure.ledger_token,
-        "requested_at": erasure.requested_at,
-        "begun_at": erasure.begun_at,
-        "verified_at": erasure.verified_at,
-        "completed_at": erasure.completed_at,
-        "attempts": erasure.attempt,
-        "rows": rows,
-    })
+/// What a certificate is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Erasure(i64),
+    Run(i64),
 }
 
-/// Looks whether chain, copies, ledger and records are as they were sealed.
-///
-/// # Errors
-/// [`CertificateError`]
-pub async fn verify(
-    db: &PgPool,
-    store: &Store,
-    keyring: &Keyring,
-) -> Result<Verification, CertificateError> {
-    let mut checked = Checked::default();
-    let mut copies = BTreeMap::new();
-    for object in store.list(CERTIFICATE_FOLDER).await? {
-        copies.insert(object.location.to_string(), store.get(&object.location).await?);
-    }
-    let mut entries = BTreeMap::new();
-    for (object, entry) in ledger::list(store, keyring).await? {
-        checked.verification.ledger_entries += 1;
-        if let Err(error) = &entry {
-            checked.note(&object.path, error.to_string());
-        }
-        entries.insert(object.path, (object.sha256, entry.ok()));
-    }
-    let (mut after, mut previous) = (0, NOTHING_BEFORE.to_owned());
-    loop {
-        let page = certificates::list_after(db, after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        let end = last.id;
-        for row in page {
-            if row.id != after + 1 {
-                checked.note(format!("certificate {}", after + 1), "is missing from the chain");
-            }
-            checked.certificate(keyring, &row, &previous, &mut copies);
-            checked.named_by(&row, &mut entries);
-            checked.record(db, &row).await?;
-            after = row.id;
-            previous = row.sha256;
-        }
-        after = end;
-    }
-    for path in copies.into_keys() {
-        checked.note(path, "is in the store, but not in the chain");
-    }
-    checked.loose_ends(db, entries).await?;
-    checked.verification.findings.sort();
-    Ok(checked.verification)
-}
-
-#[derive(Default)]
-struct Checked {
-    verification: Verification,
-    /// Erasures whose record is as it was sealed.
-    certified: BTreeSet<i64>,
-    /// What the ledger calls the people of certificates.
-    tokens: BTreeSet<String>,
-}
-
-impl Checked {
-    fn note(&mut self, what: impl Into<String>, fault: impl Into<String>) {
-        self.verification.findings.push(Finding { what: what.into(), fault: fault.into() });
-    }
-
-    fn certificate(
-        &mut self,
-        keyring: &Keyring,
-        row: &CertificateRow,
-        previous: &str,
-        copies: &mut BTreeMap<String, bytes::Bytes>,
-    ) {
-        self.verification.certificates += 1;
-        let what = format!("certificate {} ({})", row.id, row.subject);
-        if sha256(&row.document) != row.sha256 {
-            self.note(&what, "was changed: its hash is another");
-        }
-        match keyring.key(&row.key_id) {
-            Ok(key) if mac(key, &row.document) == row.mac => {}
-            Ok(_) => self.note(&what, "was changed: its seal is broken"),
-            Err(error) => self.note(&what, error.to_string()),
-        }
-        let agrees = serde_json::from_str::<Document>(&row.document).is_ok_and(|document| {
-            document.number == row.id
-                && document.subject == row.subject
-                && document.sealed_at == row.sealed_at
-                && document.previous_sha256 == row.previous_sha256
-        });
-        if !agrees {
-            self.note(&what, "does not say what its row says");
-        }
-        if row.previous_sha256 != previous {
-            self.note(&what, "does not follow the one before it");
-        }
-        match copies.remove(&key_of(row).path().to_string()) {
-            Some(copy) if copy == row.to_lines() => {}
-            Some(_) => self.note(&what, "has another copy in the store"),
-            None if row.stored_at.is_none() => {}
-            None => self.note(&what, "has no copy in the store"),
+impl About {
+    fn read(subject: &str) -> Option<Self> {
+        let (kind, number) = subject.split_once('-')?;
+        match (kind, number.parse().ok()?) {
+            ("erasure", id) => Some(Self::Erasure(id)),
+            ("run", id) => Some(Self::Run(id)),
+            _ => None,
         }
     }
-
-    /// Entries of the ledger that a certificate names are there, as they were.
-    fn named_by(
-        &mut self,
-        row: &CertificateRow,
-        entries: &mut BTreeMap<String, (String, Option<ledger::Entry>)>,
-    ) {
-        let Ok(document) = serde_json::from_str::<Document>(&row.document) else { return };
-        for named in document.ledger {
-            match entries.remove(&named.path) {
-                Some((sha256, _)) if sha256 == named.sha256 => {}
-                Some(_) => {
-                    self.note(named.path, format!("was changed since certificate {}", row.id));
-                }
-                None => {
-                    self.note(named.path, format!("is gone, and certificate {} names it", row.id));
-                }
-            }
-        }
-    }
-
-    /// The database's record says today what was sealed. A restored database does not know the
-    /// erasures of certificates that it adopted, or knows them as they were before.
-    async fn record(&mut self, db: &PgPool, row: &CertificateRow) -> Result<(), CertificateError> {
-        let Some(id) = erasure_of(&row.subject) else { return Ok(()) };
-        let Ok(document) = serde_json::from_str::<Document>(&row.document) else { return Ok(()) };
-        if let Some(token) = document.record["ledger_token"].as_str() {
-            self.tokens.insert(token.to_owned());
-        }
-        let mut connection = db.acquire().await?;
-        let fault = match erasures::find(&mut connection, id).await? {
-            None => Some(format!("is gone, and certificate {} tells of it", row.id)),
-            Some(erasure) => {
-                let rows = erasures::counts(&mut connection, id).await?;
-                let is_same = erasure.status == Status::Completed
-                    && record_of(&erasure, &rows) == document.record;
-                if is_same {
-                    self.certified.insert(id);
-                }
-                (!is_same).then(|| format!("was changed since certificate {}", row.id))
-            }
-        };
-        if let Some(fault) = fault.filter(|_| row.adopted_at.is_none()) {
-            self.note(format!("erasure {id}"), fault);
-        }
-        Ok(())
-    }
-
-    /// Completed erasures without a certificate, and entries of the ledger that belong to none.
-    async fn loose_ends(
-        &mut self,
-        db: &PgPool,
-        entries: BTreeMap<String, (String, Option<ledger::Entry>)>,
-    ) -> Result<(), CertificateError> {
-        let mut before = None;
-        loop {
-            let page = erasures::list(db, None, before, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            before = Some(last.id);
-            for erasure in page {
-                let is_completed = erasure.status == Status::Completed;
-                if is_completed && !self.certified.contains(&erasure.id) {
-                    self.note(
-                        format!("erasure {}", erasure.id),
-                        "is completed, but no certificate says so",
-                    );
-                }
-                if erasure.status != Status::Cancelled {
-                    self.tokens.insert(erasure.ledger_token);
-                }
-            }
-        }
-        for (path, (_, entry)) in entries {
-            let Some(entry) = entry else { continue }; // told above
-            if !self.tokens.contains(&entry.token) {
-                let step = match entry.step {
-                    Step::Begun => "has begun",
-                    Step::Completed => "was completed",
-                };
-                self.note(
-                    path,
-                    format!("says that an erasure {step} that nobody knows: replay the ledger"),
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-fn erasure_of(subject: &str) -> Option<i64> {
-    subject.strip_prefix("erasure-")?.parse().ok()
 }
 
 fn key_of(row: &CertificateRow) -> ObjectKey<'_> {
@@ -433,8 +290,8 @@ fn parse_copy(keyring: &Keyring, bytes: &[u8]) -> Option<(Document, CertificateR
     Some((document, row))
 }
 
-fn sha256(text: &str) -> String {
-    hex::encode(Sha256::digest(text.as_bytes()))
+fn sha256(text: impl AsRef<[u8]>) -> String {
+    hex::encode(Sha256::digest(text))
 }
 
 fn mac(key: &Key, text: &str) -> String {

@@ -227,9 +227,10 @@ impl Worker<'_> {
                     let mut tx = connection.begin().await?;
                     set_zone(&mut tx, self.time_zone).await?;
                     let found = bounds(&mut tx, self.catalog, placed.rule).await?;
-                    tx.commit().await?;
                     let Some((first, last)) = found else { break };
-                    run::next_pass(&mut connection, run_id, position, &last).await?;
+                    self.beat(&mut tx).await?;
+                    run::next_pass(&mut tx, run_id, position, &last).await?;
+                    tx.commit().await?;
                     (From::At(first), last)
                 }
             };
@@ -267,14 +268,22 @@ impl Worker<'_> {
         Ok(moved)
     }
 
+    /// Locks the run's row until the transaction ends: the account of a run that was paused, taken
+    /// over or has ended is not written to, because its certificate may be sealed already.
+    async fn beat(&self, connection: &mut PgConnection) -> Result<(), RetentionError> {
+        let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
+        if run::beat(connection, run_id, number, lease_secs).await? {
+            Ok(())
+        } else {
+            Err(RetentionError::Lost)
+        }
+    }
+
     /// Makes what the first chunk needs.
     async fn prepare(&self, placed: &Placed<'_>) -> Result<(), RetentionError> {
         let mut tx = self.db.begin().await?;
-        let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
-        if !run::beat(&mut tx, run_id, number, lease_secs).await? {
-            return Err(RetentionError::Lost);
-        }
-        run::begin_table(&mut tx, run_id, placed.table.position).await?;
+        self.beat(&mut tx).await?;
+        run::begin_table(&mut tx, self.attempt.run_id, placed.table.position).await?;
         if placed.rule.action == Action::Archive {
             let names = placed.along.keys().chain([&placed.rule.table]);
             for table in names.filter_map(|name| self.catalog.table(name)) {
@@ -320,6 +329,7 @@ impl Worker<'_> {
         let free: i64 = row.get("free");
         let (held, blocked) = (row.get("held"), row.get("blocked"));
         let (run_id, position) = (self.attempt.run_id, placed.table.position);
+        self.beat(&mut tx).await?;
         run::store_counts(&mut tx, run_id, position, held, blocked, free).await?;
         tx.commit().await?;
         Ok(free)
@@ -347,7 +357,10 @@ impl Worker<'_> {
                     .fetch_one(&mut *connection)
                     .await?;
             let size = size.unwrap_or_default();
-            run::end_table(&mut connection, run_id, position, size).await?;
+            let mut tx = connection.begin().await?;
+            self.beat(&mut tx).await?;
+            run::end_table(&mut tx, run_id, position, size).await?;
+            tx.commit().await?;
         }
         Ok(())
     }

@@ -20,14 +20,14 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 mod lease;
 mod table;
 
 pub use lease::{
-    Claimed, Orphan, beat, claim, claim_next, fence, give_back, lock_orphans, lock_unticketed,
-    note_ticket, note_waiting, retry_later,
+    Claimed, Orphan, beat, claim, claim_next, fence, give_back, lock, lock_orphans,
+    lock_unticketed, note_ticket, note_waiting, retry_later,
 };
 pub use table::{ChunkDone, NewTable, RunTable, begin_table, end_table, insert_tables, tables_of};
 pub use table::{next_pass, store_chunk, store_counts, store_cursor};
@@ -288,7 +288,11 @@ pub struct RunFilter {
 ///
 /// # Errors
 /// The database's.
-pub async fn list(pool: &PgPool, filter: &RunFilter, limit: i64) -> Result<Vec<Run>, sqlx::Error> {
+pub async fn list(
+    executor: impl PgExecutor<'_>,
+    filter: &RunFilter,
+    limit: i64,
+) -> Result<Vec<Run>, sqlx::Error> {
     sqlx::query_as(select_run!(
         "where ($1::text is null or policy = $1)
            and ($2::text is null or status = $2)
@@ -300,7 +304,7 @@ pub async fn list(pool: &PgPool, filter: &RunFilter, limit: i64) -> Result<Vec<R
     .bind(filter.status.map(RunStatus::as_str))
     .bind(filter.before)
     .bind(limit)
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await
 }
 

@@ -30,12 +30,13 @@ const TICKET_SECS: i32 = 60;
 const MAX_REISSUED: i64 = 100;
 
 /// Housekeeping that the service itself needs: its name in the table, what it does, and how often.
-const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 5] = [
+const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 6] = [
     ("housekeeping.expire_results", MaintenanceTicket::ExpireResults, 60),
     ("housekeeping.sweep_store", MaintenanceTicket::SweepStore, 6 * 60 * 60),
     ("housekeeping.prune", MaintenanceTicket::Prune, 600),
     ("housekeeping.carry_out_erasures", MaintenanceTicket::CarryOutErasures, 600),
     ("housekeeping.start_due_runs", MaintenanceTicket::StartDueRuns, 60),
+    ("housekeeping.seal_certificates", MaintenanceTicket::SealCertificates, 60),
 ];
 
 /// Ticks until `shutdown`.

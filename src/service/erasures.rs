@@ -1,25 +1,23 @@
-//! Erasures: requested, taken back, carried out, replayed; and the certificates of what was done.
+//! Erasures: requested, taken back, carried out, replayed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::Row;
 
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
-use crate::db::certificates::{self, CertificateRow};
 use crate::db::erasures::{self, Erasure, Grace, NewErasure, Source, Status};
 use crate::policy::{Anonymize, Kind, Policies, Policy};
 use crate::retention::account::{self, Kept, ReopenError, sealed_about};
 use crate::retention::anonymize::{
     EraseError, Eraser, HoldGate, KAnonymity, Outcome, Plan, PlanError, Settings,
 };
-use crate::retention::certificate::{self, CertificateError, Verification};
+use crate::retention::certificate::{self, CertificateError};
 use crate::retention::keyring::{KeyError, Keyring};
 use crate::retention::ledger::{self, LedgerError, Step};
 use crate::retention::sql::{self, TableName};
@@ -336,40 +334,9 @@ impl Services {
         Ok(())
     }
 
-    /// The certificate about something: `erasure-12` or `run-7`.
-    ///
-    /// # Errors
-    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`], or the database's.
-    pub async fn certificate(
-        &self,
-        caller: &Caller,
-        subject: &str,
-    ) -> Result<CertificateRow, ServiceError> {
-        caller.require(Permission::RetentionView)?;
-        let found = certificates::find(&self.db, subject).await?;
-        found.ok_or(ServiceError::NotFound { what: "certificate" })
-    }
-
-    /// Looks whether certificates, their copies, the ledger and the records of erasures are as
-    /// they were sealed.
-    ///
-    /// # Errors
-    /// [`ServiceError`]
-    pub async fn verify_certificates(&self, caller: &Caller) -> Result<Verification, ServiceError> {
-        caller.require(Permission::RetentionView)?;
-        let keyring = self.keyring()?;
-        Ok(certificate::verify(&self.db, &self.store, &keyring).await?)
-    }
-
     async fn erasing(&self) -> Result<(Policies, Keyring), ServiceError> {
         let policies = self.policies().await?;
         Ok((policies, self.keyring()?))
-    }
-
-    fn keyring(&self) -> Result<Keyring, ServiceError> {
-        let config = &self.config.erasure;
-        let keys = config.keys.iter().map(|(id, key)| (id.as_str(), key.expose_secret()));
-        Ok(Keyring::new(&config.active_key, keys)?)
     }
 
     async fn plan(&self, policies: &Policies, subject: &TableName) -> Result<Plan, ServiceError> {

@@ -17,6 +17,7 @@ use crate::store::{Store, StoreError};
 
 pub mod access;
 pub mod backups;
+pub mod certificates;
 pub mod doctor;
 pub mod due_runs;
 pub mod erasures;

@@ -14,7 +14,7 @@ use crate::retention::engine;
 use crate::retention::error::RetentionError;
 use crate::retention::plan::{self, Preview};
 use crate::retention::restore::{self, ArchiveTable, Restored, Which, keys_fit, restore_table};
-use crate::retention::run::{self, NewRun, Origin, Run, RunFilter, RunTable};
+use crate::retention::run::{self, NewRun, Origin, Run, RunFilter, RunStatus, RunTable};
 use crate::retention::sql::TableName;
 
 /// How old a preview may be that a run is started from.
@@ -238,6 +238,7 @@ impl Services {
     pub async fn resume_run(&self, caller: &Caller, id: i64) -> Result<RunDetail, ServiceError> {
         caller.require(Permission::RetentionRun)?;
         let mut tx = self.db.begin().await?;
+        let has_failed = run::lock(&mut tx, id).await? == Some(RunStatus::Failed);
         let changed = match run::resume(&mut tx, id).await {
             Err(error) if sqlstate(&error).as_deref() == Some("23505") => {
                 let message = "another run of the policy is not finished: end that first";
@@ -245,7 +246,13 @@ impl Services {
             }
             changed => changed?,
         };
-        self.changed(tx, caller, id, changed, "run.resumed", true).await
+        if changed && has_failed {
+            // The certificate of its failure holds no longer; this one says so.
+            self.seal_run(&mut tx, id).await?;
+        }
+        let resumed = self.changed(tx, caller, id, changed, "run.resumed", true).await?;
+        self.store_certificates().await;
+        Ok(resumed)
     }
 
     /// Ends a run after the chunk at work. What was done stays done.
@@ -256,7 +263,12 @@ impl Services {
         caller.require(Permission::RetentionRun)?;
         let mut tx = self.db.begin().await?;
         let changed = run::cancel(&mut tx, id).await?;
-        self.changed(tx, caller, id, changed, "run.cancelled", false).await
+        if changed {
+            self.seal_run(&mut tx, id).await?;
+        }
+        let cancelled = self.changed(tx, caller, id, changed, "run.cancelled", false).await?;
+        self.store_certificates().await;
+        Ok(cancelled)
     }
 
     async fn changed(

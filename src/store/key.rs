@@ -24,6 +24,8 @@ pub enum ObjectKey<'a> {
         /// SHA-256 of its document, in hexadecimal: two certificates never share an object.
         sha256: &'a str,
     },
+    /// The end of the chain of certificates.
+    CertificateHead,
     /// A file of a backup.
     Backup {
         /// The backup's number.
@@ -172,6 +174,7 @@ impl ObjectKey<'_> {
             Self::Certificate { number, sha256 } => {
                 format!("{CERTIFICATE_FOLDER}/{number:010}-{sha256}.jsonl")
             }
+            Self::CertificateHead => format!("{CERTIFICATE_FOLDER}/head.json"),
             Self::Probe(name) => format!("{}/{name}", Self::PROBES),
             Self::Backup { id, file } => format!("{}/{}", backup_folder(id), file.name()),
         })

@@ -18,7 +18,7 @@ use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{
     BackoffConfig, ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt,
-    RetryConfig,
+    PutMode, PutOptions, RetryConfig, UpdateVersion,
 };
 use secrecy::ExposeSecret;
 
@@ -133,6 +133,48 @@ impl Store {
         put.map(|_| ()).map_err(|error| StoreError::request("write", path, error))
     }
 
+    /// Writes a small object over the version that was read, or anew where none was. `false`:
+    /// somebody else was faster. A store that knows no such condition (a folder) just writes: the
+    /// caller holds a lock of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Request`]
+    pub async fn put_over(
+        &self,
+        path: &ObjectPath,
+        bytes: Bytes,
+        version: Option<Version>,
+    ) -> Result<bool, StoreError> {
+        let mode = version.map_or(PutMode::Create, |version| PutMode::Update(version.0));
+        let put = self.inner.put_opts(path, bytes.clone().into(), PutOptions::from(mode)).await;
+        match put {
+            Ok(_) => Ok(true),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(false),
+            Err(object_store::Error::NotImplemented { .. }) => {
+                self.put(path, bytes).await.map(|()| true)
+            }
+            Err(error) => Err(StoreError::request("write", path, error)),
+        }
+    }
+
+    /// Reads a small object whole, with the version that [`Store::put_over`] takes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] and [`StoreError::Request`]
+    pub async fn get_with_version(
+        &self,
+        path: &ObjectPath,
+    ) -> Result<(Bytes, Version), StoreError> {
+        let failed = |error| StoreError::request("read", path, error);
+        let result = self.inner.get(path).await.map_err(failed)?;
+        let meta = &result.meta;
+        let version = UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() };
+        Ok((result.bytes().await.map_err(failed)?, Version(version)))
+    }
+
     /// Reads a small object whole.
     ///
     /// # Errors
@@ -233,6 +275,10 @@ impl Store {
             .map_err(|error| StoreError::request("list", &path, error))
     }
 }
+
+/// Which version of an object was read.
+#[derive(Debug, Clone)]
+pub struct Version(UpdateVersion);
 
 /// An object being read.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::Context;
 use super::reaper::{BATCH, LOCK_GRACE_SECS, TICKET_SECS, WORKER_LOST};
 use crate::db::audit::{self, Actor};
 use crate::queue;
+use crate::retention::certificate::CertificateError;
 use crate::retention::chunk::Attempt;
 use crate::retention::engine::{self, Outcome};
 use crate::retention::error::RetentionError;
@@ -78,8 +79,13 @@ async fn run_claimed(services: &Services, claimed: Claimed, abort: &Cancellation
     let outcome = joined.unwrap_or_else(panicked);
     if let Err(error) = settle(services, &claimed, &outcome, abort).await {
         // The lease runs out, and the reaper goes on.
-        tracing::error!(run.id = claimed.id, error = code(&error), "cannot settle a run");
+        let error = match error {
+            CertificateError::Database(error) => code(&error),
+            error => format!("{:#}", anyhow::Error::from(error)),
+        };
+        tracing::error!(run.id = claimed.id, error, "cannot settle a run");
     }
+    services.store_certificates().await;
 }
 
 async fn work(
@@ -121,13 +127,14 @@ async fn beat(services: &Services, attempt: &Attempt) {
     }
 }
 
-/// Brings the run where the outcome says, in one guarded statement with its audit row.
+/// Brings the run where the outcome says, in one guarded statement with its audit row and, where
+/// that is its end, its certificate.
 async fn settle(
     services: &Services,
     claimed: &Claimed,
     outcome: &Result<Outcome, RetentionError>,
     abort: &CancellationToken,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), CertificateError> {
     let (id, attempt) = (claimed.id, claimed.attempt);
     let mut tx = services.db.begin().await?;
     let (changed, action, details) = match outcome {
@@ -169,6 +176,9 @@ async fn settle(
     };
     if changed {
         record(&mut tx, id, action, &claimed.policy, details).await?;
+        if matches!(action, "run.completed" | "run.failed") {
+            services.seal_run(&mut tx, id).await?;
+        }
     }
     tx.commit().await?;
     let result = match outcome {
@@ -206,6 +216,9 @@ pub async fn rescue(context: &Context) -> anyhow::Result<usize> {
             let action = if is_last { "run.failed" } else { "run.rescued" };
             let owner = json!({ "lease_owner": orphan.lease_owner, "reason": WORKER_LOST });
             record(&mut tx, id, action, "", owner).await?;
+            if is_last {
+                context.services.seal_run(&mut tx, id).await?;
+            }
         }
         tracing::warn!(run.id = id, attempt, "run {id} lost its worker");
     }

@@ -165,7 +165,7 @@ impl Eraser<'_> {
     /// [`EraseError`]: the go is given back and tried again after a pause.
     pub async fn carry_out_due(&self) -> Result<Outcome, EraseError> {
         let mut total = Outcome::default();
-        certificate::store_pending(self.db, self.store).await?;
+        certificate::store_pending(self.db, self.store, self.keyring).await?;
         loop {
             let table = self.plan.subject.table.plain();
             let lease = self.settings.lease.as_secs_f64();
@@ -235,7 +235,7 @@ impl Eraser<'_> {
         self.expire_results(&people, acted_at).await?;
         let verified = self.verify(&people, &names, acted_at).await?;
         self.end(&people, verified, &begun, &mut outcome).await?;
-        certificate::store_pending(self.db, self.store).await?;
+        certificate::store_pending(self.db, self.store, self.keyring).await?;
         Ok(outcome)
     }
 

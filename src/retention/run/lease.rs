@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
+use super::{RunStatus, UnknownRunStatus};
+
 /// A run that this process works on.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Claimed {
@@ -221,6 +223,23 @@ pub async fn note_ticket(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Locks a run's row and tells its state. `None`: there is no such run.
+///
+/// # Errors
+/// The database's.
+pub async fn lock(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<Option<RunStatus>, sqlx::Error> {
+    let status: Option<String> =
+        sqlx::query_scalar("select status from lifecycle_runs where id = $1 for update")
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
+    let unknown = |error: UnknownRunStatus| sqlx::Error::Decode(error.into());
+    status.map(|status| status.parse().map_err(unknown)).transpose()
 }
 
 /// A run whose worker is gone.

@@ -27,6 +27,7 @@ pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<()
         MaintenanceTicket::Prune => prune(&context).await,
         MaintenanceTicket::CarryOutErasures => carry_out_erasures(&context).await,
         MaintenanceTicket::StartDueRuns => start_due_runs(&context).await,
+        MaintenanceTicket::SealCertificates => seal_certificates(&context).await,
     };
     if let Err(error) = done {
         tracing::warn!(job = ?ticket, error = format!("{error:#}"), "a housekeeping job failed");
@@ -68,6 +69,16 @@ async fn start_due_runs(context: &Context) -> anyhow::Result<()> {
     let started = context.services.start_due_runs().await?;
     if started > 0 {
         tracing::info!(started, "started runs that were due");
+    }
+    Ok(())
+}
+
+/// A run is sealed in the transaction that ends it; this is for what could not be, for want of
+/// keys, and for copies that a process did not come to.
+async fn seal_certificates(context: &Context) -> anyhow::Result<()> {
+    let sealed = context.services.seal_unsealed().await?;
+    if sealed > 0 {
+        tracing::info!(sealed, "sealed runs that had no certificate");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod catalog;
+mod certificates;
 mod check;
 mod due;
 mod hold;

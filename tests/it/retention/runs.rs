@@ -18,13 +18,13 @@ const NOTES: &str = "
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// An app with a jobs folder of its own, and old notes.
-struct Lifecycle {
-    app: TestApp,
-    folder: TempDir,
+pub(super) struct Lifecycle {
+    pub app: TestApp,
+    pub folder: TempDir,
 }
 
 impl Lifecycle {
-    async fn new(rest: &str, rows: u32) -> Self {
+    pub async fn new(rest: &str, rows: u32) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().to_owned();
         let app = TestApp::new().with(|config| config.lifecycle.jobs_dir = path).await;
@@ -42,7 +42,7 @@ impl Lifecycle {
         lifecycle
     }
 
-    fn write(&self, rest: &str) {
+    pub fn write(&self, rest: &str) {
         write(
             self.folder.path(),
             &format!(
@@ -52,26 +52,27 @@ impl Lifecycle {
         );
     }
 
-    fn cli(&self, arguments: &[&str]) -> Output {
+    pub fn cli(&self, arguments: &[&str]) -> Output {
         let url = self.app.config.database.url.as_ref().unwrap().expose_secret().to_owned();
         Command::new(env!("CARGO_BIN_EXE_registrar"))
             .args(arguments)
             .env("REGISTRAR__DATABASE__URL", url)
             .env("REGISTRAR__LIFECYCLE__JOBS_DIR", self.folder.path())
             .env("REGISTRAR__STORE__URL", &self.app.config.store.url)
+            .env("REGISTRAR__ERASURE__KEYS__K1", "2a".repeat(32))
             .current_dir(self.folder.path())
             .output()
             .unwrap()
     }
 
-    async fn start(&self) -> i64 {
+    pub async fn start(&self) -> i64 {
         let (services, operator) = (&self.app.services, self.app.operator());
         let preview = services.preview_run(&operator, "notes").await.unwrap();
         let started = services.start_run(&operator, "notes", Some(&preview.digest));
         started.await.expect("the run is started").run.id
     }
 
-    async fn wait(&self, id: i64, status: &str) {
+    pub async fn wait(&self, id: i64, status: &str) {
         eventually(&format!("run {id} to be {status}"), LIMIT, async || {
             let now = self.app.services.show_run(&self.app.operator(), id).await.unwrap();
             (now.run.status.as_str() == status).then_some(())
@@ -236,6 +237,9 @@ async fn a_run_killed_again_and_again_ends_as_if_nothing_had_happened() {
         assert_eq!(world.app.number(everywhere).await, ROWS + 2, "each row is in one place");
     }
     assert!(kills >= 3, "killed {kills} times");
+    let verified = world.app.services.verify_certificates(&world.app.operator(), None).await;
+    let verified = verified.unwrap();
+    assert_eq!((verified.certificates, verified.findings), (1, vec![]));
     let run = world.app.services.show_run(&world.app.operator(), id).await.unwrap();
     assert_eq!((run.tables[0].done, run.tables[0].skipped), (ROWS, 0));
     let preview = world.app.services.preview_run(&world.app.operator(), "notes").await.unwrap();
