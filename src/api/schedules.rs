@@ -17,7 +17,7 @@ use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
 use super::submission::{SubmissionBody, field};
 use crate::db::schedules::{
-    CatchUp, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName,
+    CatchUp, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName, Timing,
 };
 use crate::service::schedules::{
     MAX_UPCOMING, ScheduleHistory, ScheduleOrder, ScheduledSubmission,
@@ -156,18 +156,28 @@ pub struct StartedOccurrence {
 
 impl From<Schedule> for ScheduleResource {
     fn from(schedule: Schedule) -> Self {
+        let Timing {
+            cron,
+            time_zone,
+            except_days,
+            catch_up,
+            window_secs,
+            overlap,
+            jitter_secs,
+            pause_after_failures,
+        } = schedule.timing;
         Self {
             name: schedule.name,
             report: schedule.report,
             owner_id: schedule.owner_id,
-            cron: schedule.cron,
-            time_zone: schedule.time_zone,
-            except_days: schedule.except_days,
-            catch_up: schedule.catch_up,
-            window_secs: schedule.window_secs,
-            overlap: schedule.overlap,
-            jitter_secs: schedule.jitter_secs,
-            pause_after_failures: schedule.pause_after_failures,
+            cron,
+            time_zone,
+            except_days,
+            catch_up,
+            window_secs,
+            overlap,
+            jitter_secs,
+            pause_after_failures,
             submission: schedule.submission,
             next_due_at: schedule.next_due_at,
             paused_at: schedule.paused_at,
@@ -452,14 +462,16 @@ fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
             format: submission.format,
             presentation: submission.presentation,
         },
-        cron,
-        time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()),
-        except_days: except_days.unwrap_or_default(),
-        catch_up: catch_up.unwrap_or_default(),
-        window_secs: window_secs.unwrap_or(DEFAULT_WINDOW_SECS),
-        overlap: overlap.unwrap_or_default(),
-        jitter_secs: jitter_secs.unwrap_or(0),
-        pause_after_failures: pause_after_failures.unwrap_or(DEFAULT_PAUSE_AFTER),
+        timing: Timing {
+            cron,
+            time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()),
+            except_days: except_days.unwrap_or_default(),
+            catch_up: catch_up.unwrap_or_default(),
+            window_secs: window_secs.unwrap_or(DEFAULT_WINDOW_SECS),
+            overlap: overlap.unwrap_or_default(),
+            jitter_secs: jitter_secs.unwrap_or(0),
+            pause_after_failures: pause_after_failures.unwrap_or(DEFAULT_PAUSE_AFTER),
+        },
     })
 }
 

@@ -126,8 +126,8 @@ fn list(schedules: &[Schedule]) -> anyhow::Result<()> {
                 schedule.name.clone(),
                 schedule.report.clone(),
                 schedule.owner_id.to_string(),
-                schedule.cron.clone(),
-                schedule.time_zone.clone(),
+                schedule.timing.cron.clone(),
+                schedule.timing.time_zone.clone(),
                 time(schedule.next_due_at),
                 state,
             ]

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
+use crate::calendar::{Calendar, CalendarError};
+
 /// What becomes of occurrences that were missed.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
@@ -38,19 +40,9 @@ pub enum Overlap {
     Queue,
 }
 
-/// A schedule.
+/// When a schedule fires.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
-pub struct Schedule {
-    /// Its number.
-    pub id: i64,
-    /// Its name in URLs.
-    pub name: String,
-    /// The slug of the report.
-    pub report: String,
-    /// Who submits: rights are theirs, at each firing.
-    pub owner_id: i32,
-    /// The body of the submit.
-    pub submission: Value,
+pub struct Timing {
     /// Five fields, or six with seconds first.
     pub cron: String,
     /// IANA name.
@@ -67,6 +59,36 @@ pub struct Schedule {
     pub jitter_secs: i32,
     /// So many failures in a row pause the schedule.
     pub pause_after_failures: i32,
+}
+
+impl Timing {
+    /// Its calendar, without the days that are left out.
+    ///
+    /// # Errors
+    /// [`CalendarError`]: of what is stored, only where another version of this program stored it.
+    pub fn calendar(&self) -> Result<Calendar, CalendarError> {
+        let calendar = Calendar::parse(&self.cron, &self.time_zone)?;
+        Ok(calendar.without(self.except_days.clone()))
+    }
+}
+
+/// A schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Schedule {
+    /// Its number.
+    pub id: i64,
+    /// Its name in URLs.
+    pub name: String,
+    /// The slug of the report.
+    pub report: String,
+    /// Who submits: rights are theirs, at each firing.
+    pub owner_id: i32,
+    /// The body of the submit.
+    pub submission: Value,
+    /// When it fires.
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub timing: Timing,
     /// When it fires next; `None` when its pattern has no next time.
     pub next_due_at: Option<DateTime<Utc>>,
     /// Since when it is paused.
@@ -89,21 +111,7 @@ pub struct NewSchedule {
     /// See [`Schedule`].
     pub submission: Value,
     /// See [`Schedule`].
-    pub cron: String,
-    /// See [`Schedule`].
-    pub time_zone: String,
-    /// See [`Schedule`].
-    pub except_days: Vec<NaiveDate>,
-    /// See [`Schedule`].
-    pub catch_up: CatchUp,
-    /// See [`Schedule`].
-    pub window_secs: i32,
-    /// See [`Schedule`].
-    pub overlap: Overlap,
-    /// See [`Schedule`].
-    pub jitter_secs: i32,
-    /// See [`Schedule`].
-    pub pause_after_failures: i32,
+    pub timing: Timing,
 }
 
 /// Where an occurrence stands.
@@ -180,14 +188,14 @@ pub async fn insert(
     .bind(&new.report)
     .bind(new.owner_id)
     .bind(&new.submission)
-    .bind(&new.cron)
-    .bind(&new.time_zone)
-    .bind(&new.except_days)
-    .bind(new.catch_up)
-    .bind(new.window_secs)
-    .bind(new.overlap)
-    .bind(new.jitter_secs)
-    .bind(new.pause_after_failures)
+    .bind(&new.timing.cron)
+    .bind(&new.timing.time_zone)
+    .bind(&new.timing.except_days)
+    .bind(new.timing.catch_up)
+    .bind(new.timing.window_secs)
+    .bind(new.timing.overlap)
+    .bind(new.timing.jitter_secs)
+    .bind(new.timing.pause_after_failures)
     .bind(next_due_at)
     .execute(connection)
     .await?;
@@ -315,6 +323,29 @@ pub async fn delete(connection: &mut PgConnection, id: i64) -> Result<bool, sqlx
     let deleted =
         sqlx::query("delete from schedules where id = $1").bind(id).execute(connection).await?;
     Ok(deleted.rows_affected() == 1)
+}
+
+/// Takes, for this transaction, the current period of each name whose period nobody has taken yet,
+/// and returns those names. Periods are counted from the epoch, in seconds.
+///
+/// # Errors
+/// The database's.
+pub async fn take_periods(
+    connection: &mut PgConnection,
+    names: &[&str],
+    every_secs: &[f64],
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "insert into schedule_occurrences (schedule, due_at)
+         select name, date_bin(make_interval(secs => every_secs), now(), 'epoch')
+           from unnest($1::text[], $2::float8[]) as period (name, every_secs)
+             on conflict do nothing
+         returning schedule",
+    )
+    .bind(names)
+    .bind(every_secs)
+    .fetch_all(connection)
+    .await
 }
 
 /// Takes an occurrence of housekeeping for this transaction. `false`: another scheduler has it.

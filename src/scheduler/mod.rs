@@ -13,7 +13,6 @@ use sqlx::{PgConnection, PgPool};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
-use crate::calendar::Calendar;
 use crate::config::BackupConfig;
 use crate::db::schedules::{self, Schedule};
 use crate::queue::{self, BackupTicket, MaintenanceTicket, OccurrenceTicket};
@@ -71,31 +70,7 @@ pub async fn run(
 /// # Errors
 /// The database's.
 pub async fn tick(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Error> {
-    let mut fired = 0;
-    for (name, ticket, every_secs) in HOUSEKEEPING {
-        let mut tx = db.begin().await?;
-        if take(&mut tx, name, f64::from(every_secs)).await? {
-            queue::enqueue_maintenance(&mut tx, ticket).await?;
-            fired += 1;
-        }
-        tx.commit().await?;
-    }
-    let verify = BackupTicket::Verify { backup_id: None };
-    for (name, ticket, every_hours) in [
-        ("backup.create", BackupTicket::Create, backup.every_hours),
-        ("backup.verify", verify, backup.verify_every_hours),
-    ] {
-        if every_hours == 0 {
-            continue;
-        }
-        let mut tx = db.begin().await?;
-        if take(&mut tx, name, f64::from(every_hours) * 3_600.0).await? {
-            queue::enqueue_backup(&mut tx, &ticket).await?;
-            fired += 1;
-        }
-        tx.commit().await?;
-    }
-    reissue(db).await?;
+    let mut fired = start_housekeeping(db, backup).await?;
     while fired < MAX_FIRED_PER_TICK {
         match fire_one(db).await? {
             Some(count) => fired += count.max(1),
@@ -105,21 +80,58 @@ pub async fn tick(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Err
     Ok(fired)
 }
 
+/// Work that comes round in periods of so many seconds.
+enum Periodic {
+    Maintenance(MaintenanceTicket),
+    Backup(BackupTicket),
+}
+
+/// Takes every period that has begun and that nobody has taken, in one statement, because most
+/// ticks find none; and writes lost tickets anew. One transaction, each second, on each scheduler.
+async fn start_housekeeping(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Error> {
+    let hours = |hours: u32| f64::from(hours) * 3_600.0;
+    let verify = BackupTicket::Verify { backup_id: None };
+    let backups = [
+        ("backup.create", Periodic::Backup(BackupTicket::Create), hours(backup.every_hours)),
+        ("backup.verify", Periodic::Backup(verify), hours(backup.verify_every_hours)),
+    ];
+    let periodic: Vec<_> = HOUSEKEEPING
+        .into_iter()
+        .map(|(name, ticket, secs)| (name, Periodic::Maintenance(ticket), f64::from(secs)))
+        .chain(backups)
+        // 0 hours: not by a schedule.
+        .filter(|(_, _, every_secs)| *every_secs > 0.0)
+        .collect();
+    let names: Vec<_> = periodic.iter().map(|(name, _, _)| *name).collect();
+    let every_secs: Vec<_> = periodic.iter().map(|(_, _, secs)| *secs).collect();
+    let mut tx = db.begin().await?;
+    let taken = schedules::take_periods(&mut tx, &names, &every_secs).await?;
+    for (_, work, _) in periodic.iter().filter(|(name, _, _)| taken.iter().any(|t| t == name)) {
+        match work {
+            Periodic::Maintenance(ticket) => queue::enqueue_maintenance(&mut tx, *ticket).await?,
+            Periodic::Backup(ticket) => queue::enqueue_backup(&mut tx, ticket).await?,
+        }
+    }
+    reissue(&mut tx).await?;
+    tx.commit().await?;
+    Ok(taken.len())
+}
+
 /// Fires the schedule that has been due longest: its occurrences, their tickets and its next time
 /// in one transaction, under its lock. `None`: nothing is due.
 async fn fire_one(db: &PgPool) -> Result<Option<usize>, sqlx::Error> {
     let mut tx = db.begin().await?;
     let Some(schedule) = schedules::lock_due(&mut tx).await? else { return Ok(None) };
     let Some(first) = schedule.next_due_at else { return Ok(None) };
-    let Some(calendar) = calendar(&schedule) else {
+    let Ok(calendar) = schedule.timing.calendar() else {
         // It was readable when it was stored: another version of this program stored it.
         schedules::pause(&mut tx, schedule.id, "unreadable_pattern").await?;
         tx.commit().await?;
         return Ok(Some(0));
     };
     let now = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
-    let window = TimeDelta::seconds(schedule.window_secs.into());
-    let decision = due::decide(&calendar, schedule.catch_up, window, first, now);
+    let window = TimeDelta::seconds(schedule.timing.window_secs.into());
+    let decision = due::decide(&calendar, schedule.timing.catch_up, window, first, now);
     for due_at in &decision.missed {
         schedules::note_occurrence(&mut tx, &schedule.name, *due_at, Some("missed"), 0).await?;
     }
@@ -138,33 +150,17 @@ async fn fire_one(db: &PgPool) -> Result<Option<usize>, sqlx::Error> {
 }
 
 /// Writes new tickets for occurrences whose ticket got lost.
-async fn reissue(db: &PgPool) -> Result<(), sqlx::Error> {
-    let mut tx = db.begin().await?;
-    for (schedule, due_at) in schedules::take_unticketed(&mut tx, TICKET_SECS, MAX_REISSUED).await?
-    {
-        queue::enqueue_occurrence(&mut tx, OccurrenceTicket { schedule, due_at }, 0).await?;
+async fn reissue(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let lost = schedules::take_unticketed(connection, TICKET_SECS, MAX_REISSUED).await?;
+    for (schedule, due_at) in lost {
+        queue::enqueue_occurrence(connection, OccurrenceTicket { schedule, due_at }, 0).await?;
     }
-    tx.commit().await
-}
-
-fn calendar(schedule: &Schedule) -> Option<Calendar> {
-    let calendar = Calendar::parse(&schedule.cron, &schedule.time_zone).ok()?;
-    Some(calendar.without(schedule.except_days.clone()))
+    Ok(())
 }
 
 /// The same for every scheduler that asks: a number between 0 and the schedule's jitter.
 fn jitter(schedule: &Schedule, due_at: DateTime<Utc>) -> i32 {
     let seed = schedule.id.wrapping_mul(2_654_435_761).wrapping_add(due_at.timestamp());
-    let spread = i64::from(schedule.jitter_secs) + 1;
+    let spread = i64::from(schedule.timing.jitter_secs) + 1;
     i32::try_from(seed.rem_euclid(spread)).unwrap_or(0)
-}
-
-/// Takes the occurrence that is due, if nobody has.
-async fn take(tx: &mut PgConnection, name: &str, every_secs: f64) -> Result<bool, sqlx::Error> {
-    let due_at: DateTime<Utc> =
-        sqlx::query_scalar("select date_bin(make_interval(secs => $1), now(), 'epoch')")
-            .bind(every_secs)
-            .fetch_one(&mut *tx)
-            .await?;
-    schedules::take_occurrence(tx, name, due_at).await
 }

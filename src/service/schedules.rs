@@ -1,6 +1,6 @@
 //! Schedules: reports that are submitted by themselves, for an owner whose rights count each time.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,7 @@ use super::executions::{IdempotencyKey, Submission};
 use super::{Caller, Permission, ServiceError, Services};
 use crate::calendar::{Calendar, CalendarError};
 use crate::db::schedules::{
-    self, CatchUp, NewSchedule, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName,
+    self, NewSchedule, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName, Timing,
 };
 use crate::db::{audit, tokens};
 use crate::queue::{self, OccurrenceTicket};
@@ -46,22 +46,8 @@ pub struct ScheduleOrder {
     pub report: String,
     /// What is submitted.
     pub submission: ScheduledSubmission,
-    /// Five fields, or six with seconds first.
-    pub cron: String,
-    /// IANA name.
-    pub time_zone: String,
-    /// Days of the zone that are left out.
-    pub except_days: Vec<NaiveDate>,
-    /// What becomes of missed occurrences.
-    pub catch_up: CatchUp,
-    /// How late an occurrence may still fire.
-    pub window_secs: i32,
-    /// What happens while the one before is not done.
-    pub overlap: Overlap,
-    /// An occurrence fires up to this much later than due.
-    pub jitter_secs: i32,
-    /// So many failures in a row pause the schedule.
-    pub pause_after_failures: i32,
+    /// When it fires.
+    pub timing: Timing,
 }
 
 /// When a schedule is due.
@@ -116,14 +102,7 @@ impl Services {
             report: order.report,
             owner_id,
             submission: json!(order.submission),
-            cron: order.cron,
-            time_zone: order.time_zone,
-            except_days: order.except_days,
-            catch_up: order.catch_up,
-            window_secs: order.window_secs,
-            overlap: order.overlap,
-            jitter_secs: order.jitter_secs,
-            pause_after_failures: order.pause_after_failures,
+            timing: order.timing,
         };
         let next_due_at = calendar.after(database_now(&mut tx).await?);
         if !schedules::insert(&mut tx, &new, next_due_at).await? {
@@ -178,7 +157,7 @@ impl Services {
         caller.require_following()?;
         let mut connection = self.db.acquire().await?;
         let schedule = self.visible_schedule(&mut connection, caller, name).await?;
-        let calendar = calendar_of(&schedule)?;
+        let calendar = stored_calendar(&schedule)?;
         let mut time = database_now(&mut connection).await?;
         let mut times = Vec::new();
         while times.len() < count.min(MAX_UPCOMING) {
@@ -219,7 +198,7 @@ impl Services {
     ) -> Result<Schedule, ServiceError> {
         let mut tx = self.db.begin().await?;
         let schedule = self.own_schedule(&mut tx, caller, name).await?;
-        let next = calendar_of(&schedule)?.after(database_now(&mut tx).await?);
+        let next = stored_calendar(&schedule)?.after(database_now(&mut tx).await?);
         if schedules::resume(&mut tx, schedule.id, next).await? {
             record(&mut tx, caller, "schedule.resumed", &schedule, json!({})).await?;
         }
@@ -284,7 +263,7 @@ impl Services {
         let end = match schedules::find(&mut tx, name).await? {
             None => End::skipped("schedule_deleted"),
             Some(schedule) if schedules::is_busy(&mut tx, name, due_at).await? => {
-                match schedule.overlap {
+                match schedule.timing.overlap {
                     Overlap::Skip => End::skipped("overlap"),
                     // Stays pending; the scheduler's next ticket looks again.
                     Overlap::Queue => return Ok(()),
@@ -349,7 +328,7 @@ impl Services {
         name: &str,
     ) -> Result<(), ServiceError> {
         let Some(schedule) = schedules::lock(connection, name).await? else { return Ok(()) };
-        let limit = i64::from(schedule.pause_after_failures);
+        let limit = i64::from(schedule.timing.pause_after_failures);
         // One more: the newest was just submitted and has no outcome yet.
         let latest = schedules::occurrences(connection, name, limit + SHOWN_OCCURRENCES).await?;
         let failures = latest
@@ -442,21 +421,21 @@ impl ScheduledSubmission {
 
 impl ScheduleOrder {
     fn calendar(&self) -> Result<Calendar, ServiceError> {
-        let calendar = Calendar::parse(&self.cron, &self.time_zone).map_err(|error| {
+        self.timing.calendar().map_err(|error| {
             let field = match error {
                 CalendarError::Zone => "/time_zone",
                 CalendarError::Pattern | CalendarError::Never => "/cron",
             };
             ServiceError::BadField { field, expected: error.to_string() }
-        })?;
-        Ok(calendar.without(self.except_days.clone()))
+        })
     }
 
     fn check_bounds(&self) -> Result<(), ServiceError> {
+        let timing = &self.timing;
         let bounds = [
-            ("/window_secs", self.window_secs, 60, 31_622_400),
-            ("/jitter_secs", self.jitter_secs, 0, 3_600),
-            ("/pause_after_failures", self.pause_after_failures, 1, 100),
+            ("/window_secs", timing.window_secs, 60, 31_622_400),
+            ("/jitter_secs", timing.jitter_secs, 0, 3_600),
+            ("/pause_after_failures", timing.pause_after_failures, 1, 100),
         ];
         for (field, value, least, most) in bounds {
             if !(least..=most).contains(&value) {
@@ -464,7 +443,7 @@ impl ScheduleOrder {
                 return Err(ServiceError::BadField { field, expected });
             }
         }
-        if self.except_days.len() > MAX_EXCEPT_DAYS {
+        if timing.except_days.len() > MAX_EXCEPT_DAYS {
             let expected = format!("must be at most {MAX_EXCEPT_DAYS} days");
             return Err(ServiceError::BadField { field: "/except_days", expected });
         }
@@ -472,9 +451,11 @@ impl ScheduleOrder {
     }
 }
 
-fn calendar_of(schedule: &Schedule) -> Result<Calendar, ServiceError> {
-    Calendar::parse(&schedule.cron, &schedule.time_zone)
-        .map(|calendar| calendar.without(schedule.except_days.clone()))
+/// The calendar of a schedule that was readable when it was stored.
+fn stored_calendar(schedule: &Schedule) -> Result<Calendar, ServiceError> {
+    schedule
+        .timing
+        .calendar()
         .map_err(|error| ServiceError::Internal(anyhow::anyhow!("stored schedule: {error}")))
 }
 

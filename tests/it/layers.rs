@@ -69,7 +69,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("writer", &[]),
     ("calendar", &[]),
     ("store", &["config"]),
-    ("db", &["config"]),
+    ("db", &["calendar", "config"]),
     ("policy", &[]),
     ("postgres", &[]),
     ("telemetry", &["config"]),
