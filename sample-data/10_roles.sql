@@ -46,7 +46,8 @@ select id, codename, name, content_type_id, pg_temp.moment('permission ', id, to
         (21, 'legacy.export', 'Granted to nobody: "old" exports, kept for the record', null),
         (22, 'retention.view', 'See lifecycle policies, holds and runs', 6),
         (23, 'holds.manage', 'Place and release legal holds', 6),
-        (24, 'retention.run', 'Run lifecycle policies and restore archived rows', 6)
+        (24, 'retention.run', 'Run lifecycle policies and restore archived rows', 6),
+        (25, 'webhooks.manage', 'Make, change and see webhooks', 2)
   ) as permission (id, codename, name, content_type_id)
  cross join sample_settings
  order by id;
@@ -65,7 +66,7 @@ select
             'tokens.manage', 'retention.approve', 'users.view', 'users.manage', 'courses.view',
             'courses.manage', 'enrollments.view', 'enrollments.manage', 'grades.view',
             'grades.record', 'projects.view', 'projects.review', 'retention.view', 'retention.run',
-            'holds.manage'
+            'holds.manage', 'webhooks.manage'
         ]),
         ('analyst', array[
             'reports.view', 'reports.run', 'reports.personal', 'courses.view',
@@ -88,7 +89,8 @@ select
         ('student', array['courses.view', 'projects.view']),
         ('operator', array[
             'reports.view', 'executions.view_all', 'executions.cancel_all', 'tokens.manage',
-            'retention.approve', 'retention.view', 'retention.run', 'holds.manage'
+            'retention.approve', 'retention.view', 'retention.run', 'holds.manage',
+            'webhooks.manage'
         ]),
         ('head_of_department', array[
             'reports.view', 'reports.run', 'courses.manage', 'projects.review'

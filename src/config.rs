@@ -5,12 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
+
+mod network;
+
+pub use network::Network;
 
 /// The commented defaults, which are the manual too.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
@@ -37,6 +41,8 @@ pub struct Config {
     pub erasure: ErasureConfig,
     /// Backups: for whom, how long.
     pub backup: BackupConfig,
+    /// Webhooks: what may be called.
+    pub webhook: WebhookConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -230,6 +236,22 @@ pub enum BackupCompression {
     Gzip,
 }
 
+/// `[webhook]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Whether `http://` may be called.
+    pub allow_http: bool,
+    /// Addresses that may be called though they are not public.
+    pub allow_networks: Vec<Network>,
+    /// Longest request.
+    pub timeout_secs: NonZeroU32,
+    /// Hours that a secret goes on signing beside its successor.
+    pub rotation_hours: NonZeroU16,
+    /// Days that events and their deliveries are kept.
+    pub keep_days: NonZeroU16,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -283,7 +305,8 @@ impl Config {
             .separator("__")
             .try_parsing(true)
             .list_separator(",")
-            .with_list_parse_key("backup.encrypt_to");
+            .with_list_parse_key("backup.encrypt_to")
+            .with_list_parse_key("webhook.allow_networks");
         Self::build(overrides, environment)
     }
 
@@ -329,6 +352,9 @@ impl Config {
         }
         if self.report.max_attempts.get() > 100 {
             return invalid("report.max_attempts", "at most 100");
+        }
+        if self.webhook.timeout_secs.get() > 60 {
+            return invalid("webhook.timeout_secs", "at most 60");
         }
         self.backup.validate()
     }
@@ -383,6 +409,7 @@ mod tests {
             .try_parsing(true)
             .list_separator(",")
             .with_list_parse_key("backup.encrypt_to")
+            .with_list_parse_key("webhook.allow_networks")
             .source(Some(source))
     }
 
@@ -414,6 +441,8 @@ mod tests {
             ("REGISTRAR__WORKER__CONCURENCY", "4", "concurency"),
             ("REGISTRAR__LOG__FORMAT", "xml", "log.format"),
             ("REGISTRAR__BACKUP__COMPRESSION_LEVEL", "20", "backup.compression_level must be"),
+            ("REGISTRAR__WEBHOOK__ALLOW_NETWORKS", "10.0.0.0/99", "allow_networks"),
+            ("REGISTRAR__WEBHOOK__TIMEOUT_SECS", "61", "webhook.timeout_secs must be at most 60"),
             ("REGISTRAR__BACKUP__KEEP__DAILY", "99999", "backup.keep must be at most"),
         ];
         for (key, value, expected) in cases {

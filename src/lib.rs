@@ -23,6 +23,7 @@ pub mod worker;
 
 pub mod backup;
 pub mod db;
+pub mod notify;
 pub mod policy;
 pub mod postgres;
 pub mod report;

@@ -57,6 +57,7 @@ mod schedules;
 mod server;
 mod submission;
 mod trace;
+mod webhooks;
 
 pub use holds::HoldResource;
 pub use openapi::openapi;
@@ -164,6 +165,18 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(certificates::verify_certificates))
         .routes(routes!(backups::list_backups))
         .routes(routes!(backups::verify_backup))
+        .routes(routes!(webhooks::create_webhook))
+        .routes(routes!(webhooks::list_webhooks))
+        .routes(routes!(webhooks::show_webhook))
+        .routes(routes!(webhooks::update_webhook))
+        .routes(routes!(webhooks::delete_webhook))
+        .routes(routes!(webhooks::rotate_webhook_secret))
+        .routes(routes!(webhooks::disable_webhook))
+        .routes(routes!(webhooks::enable_webhook))
+        .routes(routes!(webhooks::ping_webhook))
+        .routes(routes!(webhooks::list_deliveries))
+        .routes(routes!(webhooks::replay_delivery))
+        .routes(routes!(webhooks::replay_failed))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

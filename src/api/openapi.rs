@@ -19,13 +19,14 @@ const BEARER: &str = "bearer";
 const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
     Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
 
-const TAGS: [(&str, &str); 8] = [
+const TAGS: [(&str, &str); 9] = [
     ("reports", "What can be run."),
     ("executions", "Runs of reports: submit, follow, cancel."),
     ("results", "Files of completed executions."),
     ("schedules", "Reports that run by themselves."),
     ("lifecycle", "Archive, anonymize and purge by policy; legal holds; erasures and their proof."),
     ("backups", "What could be restored, and whether that was tried."),
+    ("webhooks", "Who is told of events, as Standard Webhooks has it."),
     ("operations", "For orchestrators and collectors; open."),
     ("documentation", "This document."),
 ];
@@ -122,7 +123,10 @@ fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
     if operation.request_body.is_some() {
         all.extend([409, 413, 415, 422, 429]);
     }
-    const STEERING: [&str; 6] = ["/cancel", "/retry", "/approve", "/pause", "/resume", "/preview"];
+    const STEERING: [&str; 9] = [
+        "/cancel", "/retry", "/approve", "/pause", "/resume", "/preview", "/rotate", "/ping",
+        "/replay",
+    ];
     if STEERING.iter().any(|verb| path.ends_with(verb)) {
         all.push(409);
     }

@@ -33,6 +33,7 @@ pub mod schedule;
 pub mod serve;
 pub mod store;
 pub mod token;
+pub mod webhook;
 
 /// Refused by a safety rule.
 pub const REFUSED: u8 = 3;
@@ -61,6 +62,7 @@ enum Command {
     Archive(run::ArchiveCommand),
     Erasure(erasure::ErasureCommand),
     Token(token::TokenCommand),
+    Webhook(webhook::WebhookCommand),
     Doctor(doctor::DoctorCommand),
     Backup(backup::BackupCommand),
     Openapi(openapi::OpenapiCommand),
@@ -129,6 +131,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Archive(command) => Box::pin(run::run_archive(command)).await,
             Command::Erasure(command) => Box::pin(erasure::run(command)).await,
             Command::Token(command) => token::run(command).await,
+            Command::Webhook(command) => webhook::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,
             Command::Backup(command) => Box::pin(backup::run(command)).await,
             Command::Openapi(command) => openapi::run(&command),

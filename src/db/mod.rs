@@ -18,6 +18,7 @@ pub mod audit;
 pub mod backups;
 pub mod certificates;
 pub mod definitions;
+pub mod deliveries;
 pub mod diagnostics;
 pub mod erasures;
 pub mod executions;
@@ -25,6 +26,7 @@ pub mod holds;
 pub mod idempotency;
 pub mod schedules;
 pub mod tokens;
+pub mod webhooks;
 pub mod workers;
 
 /// The login role that reports run as.

@@ -27,6 +27,8 @@ pub enum Queue {
     Occurrences,
     /// Backups and their verification, which take long.
     Backups,
+    /// Messages to webhooks.
+    Deliveries,
 }
 
 impl Queue {
@@ -38,6 +40,7 @@ impl Queue {
             Self::Maintenance => "maintenance",
             Self::Occurrences => "occurrences",
             Self::Backups => "backups",
+            Self::Deliveries => "deliveries",
         }
     }
 }
@@ -94,6 +97,13 @@ pub enum BackupTicket {
         /// Which one; none: the newest.
         backup_id: Option<String>,
     },
+}
+
+/// Payload of the `deliveries` queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryTicket {
+    /// The delivery.
+    pub delivery_id: i64,
 }
 
 /// Pushes a ticket for a pending execution, in the caller's transaction.
@@ -156,6 +166,17 @@ pub async fn enqueue_backup(
     ticket: &BackupTicket,
 ) -> Result<(), sqlx::Error> {
     push(connection, Queue::Backups, ticket, 0).await.map(|_| ())
+}
+
+/// Pushes a ticket for a pending delivery, in the caller's transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_delivery(
+    connection: &mut PgConnection,
+    delivery_id: i64,
+) -> Result<(), sqlx::Error> {
+    push(connection, Queue::Deliveries, &DeliveryTicket { delivery_id }, 0).await.map(|_| ())
 }
 
 async fn push<T: Serialize + Sync>(

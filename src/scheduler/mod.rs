@@ -14,6 +14,7 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BackupConfig;
+use crate::db::deliveries;
 use crate::db::schedules::{self, Schedule};
 use crate::queue::{self, BackupTicket, MaintenanceTicket, OccurrenceTicket};
 
@@ -27,6 +28,9 @@ const MAX_FIRED_PER_TICK: usize = 500;
 const TICKET_SECS: i32 = 60;
 /// Tickets that are pushed again in one tick.
 const MAX_REISSUED: i64 = 100;
+/// Messages to webhooks that one tick sends on their way, and those that one webhook may have there.
+const MAX_DELIVERIES: i64 = 200;
+const MAX_DELIVERIES_PER_WEBHOOK: i64 = 8;
 
 /// Housekeeping that the service itself needs: its name in the table, what it does, and how often.
 const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 6] = [
@@ -113,6 +117,7 @@ async fn start_housekeeping(db: &PgPool, backup: &BackupConfig) -> Result<usize,
         }
     }
     reissue(&mut tx).await?;
+    send_due(&mut tx).await?;
     tx.commit().await?;
     Ok(taken.len())
 }
@@ -154,6 +159,21 @@ async fn reissue(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let lost = schedules::take_unticketed(connection, TICKET_SECS, MAX_REISSUED).await?;
     for (schedule, due_at) in lost {
         queue::enqueue_occurrence(connection, OccurrenceTicket { schedule, due_at }, 0).await?;
+    }
+    Ok(())
+}
+
+/// Writes tickets for deliveries whose time has come, and takes back those whose worker is gone.
+async fn send_due(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let lost = deliveries::take_back(connection, MAX_DELIVERIES).await?;
+    if lost > 0 {
+        tracing::warn!(lost, "{lost} deliveries lost their worker and are sent again");
+    }
+    let due =
+        deliveries::take_due(connection, TICKET_SECS, MAX_DELIVERIES_PER_WEBHOOK, MAX_DELIVERIES)
+            .await?;
+    for id in due {
+        queue::enqueue_delivery(connection, id).await?;
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub enum Permission {
     BackupsView,
     /// Have a backup proven.
     BackupsVerify,
+    /// Make, change and see webhooks and what was delivered to them.
+    WebhooksManage,
 }
 
 impl Permission {
@@ -50,6 +52,7 @@ impl Permission {
             Self::HoldsManage => "holds.manage",
             Self::BackupsView => "backups.view",
             Self::BackupsVerify => "backups.verify",
+            Self::WebhooksManage => "webhooks.manage",
         }
     }
 }

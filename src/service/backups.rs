@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
+use super::webhooks::EventType;
 use super::{Caller, Permission, ServiceError, Services};
 use crate::backup::create::application;
 use crate::backup::keep::{Candidate, Decision, plan};
@@ -22,6 +23,7 @@ use crate::backup::{
 use crate::config::{BackupConfig, Config};
 use crate::db::audit::{self, Actor};
 use crate::db::backups::{self, BackupRow};
+use crate::db::deliveries;
 use crate::db::report_options;
 use crate::queue::{self, BackupTicket};
 use crate::report::source::ReportDatabase;
@@ -149,8 +151,23 @@ impl Services {
         });
         let catalog = catalog::read(&self.store).await?;
         let entry = catalog.entries.iter().find(|entry| entry.manifest.id == *id);
-        self.record(actor, "backup.verified", details, entry).await?;
+        let (event, code) = match outcome.good {
+            true => (EventType::BackupVerified, None),
+            false => (EventType::BackupFailed, Some("bad")),
+        };
+        let told = Told { event, job: "verify", id: Some(id.clone()), code };
+        self.record_and_tell(actor, "backup.verified", details, entry, Some(told)).await?;
         Ok(outcome)
+    }
+
+    /// Tells webhooks that a job of backups failed; why is in the log.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tell_of_failed_backup(&self, job: &'static str) -> Result<(), ServiceError> {
+        let told = Told { event: EventType::BackupFailed, job, id: None, code: Some("failed") };
+        let mut connection = self.db.acquire().await?;
+        Ok(told.publish(&mut connection).await?)
     }
 
     /// Makes a backup as the settings say.
@@ -331,13 +348,43 @@ impl Services {
         details: serde_json::Value,
         entry: Option<&Entry>,
     ) -> Result<(), ServiceError> {
+        self.record_and_tell(actor, action, details, entry, None).await
+    }
+
+    async fn record_and_tell(
+        &self,
+        actor: &Actor,
+        action: &'static str,
+        details: serde_json::Value,
+        entry: Option<&Entry>,
+        told: Option<Told>,
+    ) -> Result<(), ServiceError> {
         let mut tx = self.db.begin().await?;
+        if let Some(told) = told {
+            told.publish(&mut tx).await?;
+        }
         if let Some(entry) = entry {
             backups::put(&mut tx, &row(entry)).await?;
         }
         let event = audit::Event { action, entity_type: "backups", entity_id: None, details };
         audit::record(&mut tx, actor, event).await?;
         Ok(tx.commit().await?)
+    }
+}
+
+/// What webhooks are told of a backup.
+struct Told {
+    event: EventType,
+    job: &'static str,
+    id: Option<BackupId>,
+    code: Option<&'static str>,
+}
+
+impl Told {
+    async fn publish(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Self { event, job, id, code } = self;
+        let data = json!({ "backup": id, "job": job, "error_code": code });
+        deliveries::publish(connection, event.as_str(), &data).await
     }
 }
 

@@ -33,6 +33,7 @@ pub mod schedules;
 pub mod sharing;
 pub mod sweep;
 pub mod tokens;
+pub mod webhooks;
 
 pub use access::{Caller, Permission};
 

@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::db::executions::Caps;
+use crate::notify::Sender;
 use crate::queue::{
-    BackupTicket, MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket, RunTicket,
+    BackupTicket, DeliveryTicket, MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket,
+    RunTicket,
 };
 use crate::service::Services;
-
 pub mod attempt;
+pub mod delivery;
 pub mod jobs;
 pub mod lifecycle;
 pub mod presence;
@@ -43,6 +45,9 @@ const LIFECYCLE_CONCURRENCY: usize = 1;
 
 /// Backups and verifications at once: each keeps a core and the disk busy.
 const BACKUP_CONCURRENCY: usize = 1;
+
+/// Messages to webhooks at once: each is a socket that waits.
+const DELIVERY_CONCURRENCY: usize = 32;
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -84,7 +89,8 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
     let keeping = tokio::spawn(presence.keep(ended.clone()));
     let reaping = tokio::spawn(reaper::run(context.clone(), shutdown.clone()));
     let grace = tokio::spawn(end_after_grace(context.clone(), shutdown.clone()));
-    let monitored = monitor(&context).run_with_signal(async move {
+    let sender = Sender::new(&services.config.webhook).context("make the client of webhooks")?;
+    let monitored = monitor(&context, &sender).run_with_signal(async move {
         shutdown.cancelled().await;
         Ok(())
     });
@@ -103,14 +109,16 @@ async fn end_after_grace(context: Context, shutdown: CancellationToken) {
     context.abort.cancel();
 }
 
-fn monitor(context: &Context) -> Monitor {
+fn monitor(context: &Context, sender: &Sender) -> Monitor {
     let reports = storage::<ReportTicket>(context, Queue::Reports);
     let lifecycle = storage::<RunTicket>(context, Queue::Lifecycle);
     let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
     let concurrency = context.services.config.worker.concurrency.get();
     let occurrences = storage::<OccurrenceTicket>(context, Queue::Occurrences);
     let backups = storage::<BackupTicket>(context, Queue::Backups);
-    let for_backups = context.clone();
+    let deliveries = storage::<DeliveryTicket>(context, Queue::Deliveries);
+    let (for_backups, for_deliveries) = (context.clone(), context.clone());
+    let sender = sender.clone();
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
     let (for_occurrences, for_lifecycle) = (context.clone(), context.clone());
     Monitor::new()
@@ -160,6 +168,15 @@ fn monitor(context: &Context) -> Monitor {
                 .concurrency(BACKUP_CONCURRENCY)
                 .parallelize(tokio::spawn)
                 .build(jobs::back_up::run)
+        })
+        .register(move |_| {
+            WorkerBuilder::new(queue_worker_name(&for_deliveries, Queue::Deliveries))
+                .backend(deliveries.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .data(for_deliveries.clone())
+                .data(sender.clone())
+                .concurrency(DELIVERY_CONCURRENCY)
+                .parallelize(tokio::spawn)
+                .build(jobs::deliver::run)
         })
 }
 

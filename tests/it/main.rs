@@ -24,6 +24,7 @@ mod split;
 mod store;
 mod sweep;
 mod templates;
+mod webhooks;
 mod workbooks;
 mod worker;
 mod writer;

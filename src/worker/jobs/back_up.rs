@@ -25,8 +25,22 @@ pub async fn run(ticket: BackupTicket, context: Data<Context>) -> Result<(), Box
         .increment(1);
     if let Err(error) = done {
         tracing::error!(job, error = format!("{error:#}"), "a job of backups failed");
+        // That a backup is bad was told with the verification.
+        if !error.is::<Bad>()
+            && let Err(error) = services.tell_of_failed_backup(job).await
+        {
+            tracing::error!(%error, "cannot tell webhooks of it");
+        }
     }
     Ok(())
+}
+
+/// A backup that was proven to be none.
+#[derive(Debug, thiserror::Error)]
+#[error("backup {id} is bad: {problem}")]
+struct Bad {
+    id: String,
+    problem: String,
 }
 
 async fn create(services: &Services) -> anyhow::Result<()> {
@@ -49,7 +63,7 @@ async fn create(services: &Services) -> anyhow::Result<()> {
 async fn verify(services: &Services, id: Option<String>) -> anyhow::Result<()> {
     let outcome = services.verify_named_backup(id.as_deref()).await?;
     let problem = outcome.problem.unwrap_or_default();
-    anyhow::ensure!(outcome.good, "backup {} is bad: {problem}", outcome.id);
+    anyhow::ensure!(outcome.good, Bad { id: outcome.id.to_string(), problem });
     tracing::info!(backup.id = %outcome.id, duration_ms = outcome.duration_ms, "proved a backup");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use apalis::prelude::*;
 
 use crate::db::audit::Actor;
-use crate::db::{idempotency, schedules, workers};
+use crate::db::{deliveries, idempotency, schedules, workers};
 use crate::queue::{self, MaintenanceTicket};
 use crate::retention::anonymize::Outcome;
 use crate::worker::Context;
@@ -89,12 +89,14 @@ async fn seal_certificates(context: &Context) -> anyhow::Result<()> {
 /// The database's.
 pub async fn prune(context: &Context) -> anyhow::Result<()> {
     let db = &context.services.db;
+    let events_kept_days = i32::from(context.services.config.webhook.keep_days.get());
     for _ in 0..MAX_BATCHES {
         let tickets = queue::prune(db, TICKETS_KEPT_MINUTES, BATCH).await?;
         let keys = idempotency::forget_expired(db, BATCH).await?;
         let occurrences = schedules::forget_occurrences(db, OCCURRENCES_KEPT_DAYS, BATCH).await?;
-        tracing::debug!(tickets, keys, occurrences, "pruned");
-        if tickets + keys + occurrences == 0 {
+        let events = deliveries::forget_old(db, events_kept_days, BATCH).await?;
+        tracing::debug!(tickets, keys, occurrences, events, "pruned");
+        if tickets + keys + occurrences + events == 0 {
             break;
         }
     }

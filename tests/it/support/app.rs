@@ -40,6 +40,9 @@ use super::worker::Worker;
 /// that run tests are busy; a test that passes does not wait.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
+/// What webhooks of tests may call.
+pub const LOOPBACK: &str = "127.0.0.0/8";
+
 /// Which store a test uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StoreKind {
@@ -87,6 +90,8 @@ fn config() -> Config {
     config.store.retry_secs = NonZeroU64::new(2).unwrap();
     config.report.templates_dir = templates_dir();
     config.lifecycle.jobs_dir = jobs_dir();
+    config.webhook.allow_http = true;
+    config.webhook.allow_networks = vec![LOOPBACK.parse().unwrap()];
     config.erasure.keys.insert("k1".to_owned(), SecretString::from("2a".repeat(32)));
     config.erasure.retry_secs = NonZeroU32::new(1).unwrap();
     config

@@ -9,6 +9,7 @@ pub mod http;
 mod panicking_store;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod s3;
 pub mod worker;
 

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
+use super::app::LOOPBACK;
 use super::eventually;
 
 /// How long a process may take to end after SIGTERM or SIGKILL.
@@ -109,6 +110,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         idempotency: _,
         erasure,
         backup,
+        webhook,
         log,
     } = config;
     let secret = |secret: &Option<secrecy::SecretString>| {
@@ -155,6 +157,12 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("BACKUP__KEEP__WEEKLY", Some(backup.keep.weekly.to_string())),
         ("BACKUP__KEEP__MONTHLY", Some(backup.keep.monthly.to_string())),
         ("BACKUP__KEEP__YEARLY", Some(backup.keep.yearly.to_string())),
+        ("WEBHOOK__ALLOW_HTTP", Some(webhook.allow_http.to_string())),
+        (
+            "WEBHOOK__ALLOW_NETWORKS",
+            (!webhook.allow_networks.is_empty()).then(|| LOOPBACK.to_owned()),
+        ),
+        ("WEBHOOK__TIMEOUT_SECS", Some(webhook.timeout_secs.to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];
     let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));

@@ -34,6 +34,7 @@ impl Worker {
         config: Config,
         change: impl FnOnce(Services) -> Services + Send + 'static,
     ) -> Self {
+        super::install_crypto();
         let shutdown = CancellationToken::new();
         let (life, death) = oneshot::channel();
         let thread = std::thread::spawn({
