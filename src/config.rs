@@ -99,6 +99,8 @@ pub struct StoreConfig {
     pub part_bytes: usize,
     /// Longest retrying of one request.
     pub retry_secs: NonZeroU64,
+    /// Whether clients may be sent to the store with a signed link.
+    pub signed_links: bool,
     /// Age at which a file of no execution is deleted.
     pub sweep_after_hours: NonZeroU32,
 }

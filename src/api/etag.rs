@@ -22,6 +22,11 @@ impl ETag {
         Self(hash.bytes().filter(u8::is_ascii_hexdigit).map(char::from).collect())
     }
 
+    /// Without quotes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The header's value, in quotes.
     pub fn header(&self) -> HeaderValue {
         HeaderValue::try_from(format!("\"{}\"", self.0)).expect("hexadecimal digits")

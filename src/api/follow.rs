@@ -125,7 +125,8 @@ fn is_known(followed: &Followed, headers: &HeaderMap) -> bool {
     ETag::of(&representation(followed.clone())).is_known_to(headers)
 }
 
-fn representation(followed: Followed) -> Vec<u8> {
+/// The bytes that an entity tag and the id of an event stand for.
+pub fn representation(followed: Followed) -> Vec<u8> {
     serde_json::to_vec(&ExecutionResource::from(followed)).expect("its keys are strings")
 }
 

@@ -36,6 +36,7 @@ mod docs;
 mod erasures;
 mod error;
 mod etag;
+mod events;
 mod executions;
 mod extract;
 mod follow;
@@ -127,6 +128,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(executions::submit_execution))
         .routes(routes!(listing::list_executions))
         .routes(routes!(follow::show_execution))
+        .routes(routes!(events::watch_execution))
         .routes(routes!(executions::cancel_execution))
         .routes(routes!(executions::retry_execution))
         .routes(routes!(executions::request_format))

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, X_CONTENT_TYPE_OPTIONS,
+    ETAG, LOCATION, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -42,6 +42,9 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
         ("id" = i64, Path, description = "Number of the execution.", example = 71),
         ("format" = Option<Format>, Query,
             description = "The file in this format, made before by `POST …/formats`."),
+        ("link" = Option<bool>, Query,
+            description = "`true`: where the service allows it, a redirect to the store, by a link \
+                           that is good for 60 s; elsewhere the file."),
         ("Range" = Option<String>, Header, description = "One range of bytes.",
             example = "bytes=0-1023"),
         ("If-Range" = Option<String>, Header,
@@ -71,6 +74,11 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
             content((String = "text/csv", example = "unit,people\n")),
             headers(("Content-Range" = String, description = "Which part, of how many bytes.")),
         ),
+        (
+            status = 302,
+            description = "With `link=true`: fetch it there, without your token.",
+            headers(("Location" = String, description = "A link signed for 60 s.")),
+        ),
         (status = 304, description = "You have it."),
     )
 )]
@@ -85,6 +93,7 @@ pub async fn download_result(
 ) -> Result<Response, Problem> {
     let mut query = QueryReader::new(query.as_deref());
     let format = query.parse("format", "must be `csv`, `xlsx`, `parquet` or `ndjson`");
+    let by_link = query.parse("link", "must be true or false").unwrap_or(false);
     query.finish()?;
     let id = match format {
         Some(format) => state.services.in_format(&caller, id, format).await?,
@@ -94,6 +103,14 @@ pub async fn download_result(
     let tag = ETag::from_hex(&file.sha256);
     if tag.is_known_to(&headers) {
         return Ok((StatusCode::NOT_MODIFIED, file_headers(&file, &tag)).into_response());
+    }
+    if by_link
+        && method == Method::GET
+        && let Some(link) = state.services.link_result(&file, &disposition(&file.file_name)).await?
+    {
+        state.services.record_download(&caller, id).await?;
+        let headers = [(LOCATION, link), (CACHE_CONTROL, "private, no-store".to_owned())];
+        return Ok((StatusCode::FOUND, headers).into_response());
     }
     let range =
         if tag.permits_range(&headers) { wanted(&headers, file.size_bytes) } else { Wanted::Whole };
@@ -160,7 +177,8 @@ fn unsatisfiable(size: u64) -> Problem {
 fn file_headers(file: &ResultFile, tag: &ETag) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.file_type.media_type()));
-    headers.insert(CONTENT_DISPOSITION, disposition(&file.file_name));
+    let name = HeaderValue::try_from(disposition(&file.file_name));
+    headers.insert(CONTENT_DISPOSITION, name.expect("everything else was replaced"));
     headers.insert(ETAG, tag.header());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
@@ -173,7 +191,7 @@ fn file_headers(file: &ResultFile, tag: &ETag) -> HeaderMap {
 }
 
 /// `attachment` with the name for old readers in ASCII, and for all others as it is (RFC 6266).
-fn disposition(name: &str) -> HeaderValue {
+fn disposition(name: &str) -> String {
     let plain: String = name
         .chars()
         .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') { c } else { '_' })
@@ -187,8 +205,7 @@ fn disposition(name: &str) -> HeaderValue {
             write!(encoded, "%{byte:02X}").expect("a String takes all");
         }
     }
-    let value = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}");
-    HeaderValue::try_from(value).expect("everything else was replaced")
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
 }
 
 fn manifest_example() -> serde_json::Value {
@@ -248,7 +265,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_name_is_a_legal_header(name in ".{0,80}") {
-            disposition(&name);
+            prop_assert!(HeaderValue::try_from(disposition(&name)).is_ok());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Results: rights are checked at the moment of the download, and each download is recorded.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use bytes::Bytes;
 use serde_json::json;
@@ -16,6 +18,8 @@ use crate::writer::{FileType, Format};
 
 /// Results deleted in one pass; the next pass comes soon.
 const EXPIRE_BATCH: i64 = 500;
+/// How long a link to the store is good: long enough to follow it, too short to pass it on.
+const LINK_FOR: Duration = Duration::from_secs(60);
 
 /// A result that may be read.
 #[derive(Debug)]
@@ -97,6 +101,32 @@ impl Services {
             return Err(ServiceError::Internal(fault));
         }
         Ok(reading)
+    }
+
+    /// A link with which anybody fetches a result from the store, for a minute; `None` where the
+    /// settings or the store do not allow for links. `disposition` is sent with the file.
+    ///
+    /// # Errors
+    /// As [`Services::read_result`].
+    pub async fn link_result(
+        &self,
+        file: &ResultFile,
+        disposition: &str,
+    ) -> Result<Option<String>, ServiceError> {
+        if !self.config.store.signed_links {
+            return Ok(None);
+        }
+        let media_type = file.file_type.media_type();
+        let Some(link) = self.store.link(&file.path, LINK_FOR, disposition, media_type).await?
+        else {
+            return Ok(None);
+        };
+        let (found, published) = (self.store.head(&file.path).await?.size, file.size_bytes);
+        if found != published {
+            let fault = anyhow::anyhow!("{} has {found} bytes, not {published}", file.path);
+            return Err(ServiceError::Internal(fault));
+        }
+        Ok(Some(link))
     }
 
     /// Reads the manifest of an execution: JSON, see [`crate::report::manifest::Manifest`].

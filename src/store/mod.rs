@@ -25,6 +25,7 @@ use secrecy::ExposeSecret;
 use crate::config::StoreConfig;
 
 pub mod key;
+mod link;
 mod unfinished;
 mod upload;
 

@@ -172,7 +172,7 @@ struct Listed {
 }
 
 impl S3Uploads {
-    fn whole(&self, path: &Path) -> Path {
+    pub(super) fn whole(&self, path: &Path) -> Path {
         match self.prefix.as_str() {
             "" => path.clone(),
             prefix => Path::from(format!("{prefix}/{path}")),

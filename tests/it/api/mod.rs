@@ -6,6 +6,7 @@ mod errors;
 mod executions;
 mod follow;
 mod holds;
+mod manners;
 mod operations;
 mod results;
 

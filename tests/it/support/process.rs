@@ -131,6 +131,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("STORE__SECRET_ACCESS_KEY", secret(&store.secret_access_key)),
         ("STORE__ALLOW_HTTP", Some(store.allow_http.to_string())),
         ("STORE__PART_BYTES", Some(store.part_bytes.to_string())),
+        ("STORE__SIGNED_LINKS", Some(store.signed_links.to_string())),
         ("STORE__RETRY_SECS", Some(store.retry_secs.to_string())),
         ("WORKER__CONCURRENCY", Some(worker.concurrency.to_string())),
         ("WORKER__LEASE_SECS", Some(worker.lease_secs.to_string())),
