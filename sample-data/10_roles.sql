@@ -47,7 +47,8 @@ select id, codename, name, content_type_id, pg_temp.moment('permission ', id, to
         (22, 'retention.view', 'See lifecycle policies, holds and runs', 6),
         (23, 'holds.manage', 'Place and release legal holds', 6),
         (24, 'retention.run', 'Run lifecycle policies and restore archived rows', 6),
-        (25, 'webhooks.manage', 'Make, change and see webhooks', 2)
+        (25, 'webhooks.manage', 'Make, change and see webhooks', 2),
+        (26, 'queues.manage', 'Pause queues and drain workers', 2)
   ) as permission (id, codename, name, content_type_id)
  cross join sample_settings
  order by id;
@@ -66,7 +67,8 @@ select
             'tokens.manage', 'retention.approve', 'users.view', 'users.manage', 'courses.view',
             'courses.manage', 'enrollments.view', 'enrollments.manage', 'grades.view',
             'grades.record', 'projects.view', 'projects.review', 'retention.view', 'retention.run',
-            'holds.manage', 'webhooks.manage'
+            'holds.manage', 'webhooks.manage',
+            'queues.manage'
         ]),
         ('analyst', array[
             'reports.view', 'reports.run', 'reports.personal', 'courses.view',
@@ -90,7 +92,8 @@ select
         ('operator', array[
             'reports.view', 'executions.view_all', 'executions.cancel_all', 'tokens.manage',
             'retention.approve', 'retention.view', 'retention.run', 'holds.manage',
-            'webhooks.manage'
+            'webhooks.manage',
+            'queues.manage'
         ]),
         ('head_of_department', array[
             'reports.view', 'reports.run', 'courses.manage', 'projects.review'

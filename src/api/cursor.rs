@@ -1,5 +1,6 @@
 //! Cursors of lists: opaque to clients, and bound to the filter that they were made for.
 
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::db::executions::Filter;
@@ -12,27 +13,40 @@ const LENGTH: usize = 1 + 8 + FILTER_BYTES;
 
 /// Where the page behind `last` begins, for lists with this filter.
 pub fn encode(filter: &Filter, last: i64) -> String {
+    encode_any(&identity(filter), last)
+}
+
+/// The same for lists of other things: `identity` is what the cursor is bound to.
+pub fn encode_any(identity: &Value, last: i64) -> String {
     let mut bytes = vec![VERSION];
     bytes.extend(last.to_be_bytes());
-    bytes.extend(filter_hash(filter));
+    bytes.extend(hash(identity));
     hex::encode(bytes)
 }
 
 /// Reads a cursor; `None` where it is none, or one of another filter.
 pub fn decode(filter: &Filter, text: &str) -> Option<i64> {
+    decode_any(&identity(filter), text)
+}
+
+/// The same for lists of other things.
+pub fn decode_any(identity: &Value, text: &str) -> Option<i64> {
     let mut bytes = [0; LENGTH];
     hex::decode_to_slice(text, &mut bytes).ok()?;
     let (version, rest) = bytes.split_first()?;
-    let (last, hash) = rest.split_first_chunk::<8>()?;
-    let legal = *version == VERSION && hash == filter_hash(filter);
+    let (last, bound_to) = rest.split_first_chunk::<8>()?;
+    let legal = *version == VERSION && bound_to == hash(identity);
     legal.then(|| i64::from_be_bytes(*last))
 }
 
-fn filter_hash(filter: &Filter) -> [u8; FILTER_BYTES] {
+fn identity(filter: &Filter) -> Value {
     let Filter { executed_by, status, slug, before: _ } = filter;
-    let text = serde_json::json!([executed_by, status, slug]).to_string();
+    json!([executed_by, status, slug])
+}
+
+fn hash(identity: &Value) -> [u8; FILTER_BYTES] {
     let mut hash = [0; FILTER_BYTES];
-    hash.copy_from_slice(&Sha256::digest(text)[..FILTER_BYTES]);
+    hash.copy_from_slice(&Sha256::digest(identity.to_string())[..FILTER_BYTES]);
     hash
 }
 

@@ -28,6 +28,7 @@ use utoipa_axum::routes;
 
 use crate::service::Services;
 
+mod audit_trail;
 mod backups;
 mod caching;
 mod certificates;
@@ -49,6 +50,7 @@ mod policies;
 mod prefer;
 mod problem;
 mod query;
+mod queues;
 mod range;
 mod reports;
 mod resources;
@@ -179,6 +181,12 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(webhooks::list_deliveries))
         .routes(routes!(webhooks::replay_delivery))
         .routes(routes!(webhooks::replay_failed))
+        .routes(routes!(queues::list_queues))
+        .routes(routes!(queues::pause_queue))
+        .routes(routes!(queues::resume_queue))
+        .routes(routes!(queues::list_workers))
+        .routes(routes!(queues::drain_worker))
+        .routes(routes!(audit_trail::search_audit))
 }
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.

@@ -15,6 +15,7 @@ use crate::service::{Caller, ServiceError, Services};
 use crate::store::Store;
 use crate::telemetry;
 
+pub mod audit;
 pub mod backup;
 pub mod demo;
 pub mod doctor;
@@ -27,6 +28,7 @@ pub mod openapi;
 pub mod policy;
 pub mod postgres;
 pub mod proof;
+pub mod queue;
 pub mod report;
 pub mod run;
 pub mod schedule;
@@ -61,6 +63,9 @@ enum Command {
     Run(run::RunCommand),
     Archive(run::ArchiveCommand),
     Erasure(erasure::ErasureCommand),
+    Queue(queue::QueueCommand),
+    Worker(queue::WorkerCommand),
+    Audit(audit::AuditCommand),
     Token(token::TokenCommand),
     Webhook(webhook::WebhookCommand),
     Doctor(doctor::DoctorCommand),
@@ -130,6 +135,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Run(command) => run::run(command).await,
             Command::Archive(command) => Box::pin(run::run_archive(command)).await,
             Command::Erasure(command) => Box::pin(erasure::run(command)).await,
+            Command::Queue(command) => queue::run(command).await,
+            Command::Worker(command) => queue::run_worker(command).await,
+            Command::Audit(command) => audit::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Webhook(command) => webhook::run(command).await,
             Command::Doctor(command) => doctor::run(command).await,

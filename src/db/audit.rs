@@ -1,8 +1,12 @@
 //! `audit_logs`: who did what. Always written in the transaction that does it.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
+
+/// Longest search: one whose filter hits little reads far back.
+const SEARCH_LIMIT: &str = "set local statement_timeout = '10s'";
 
 /// A certificate was added to the chain.
 pub const CERTIFICATE_SEALED: &str = "certificate.sealed";
@@ -98,4 +102,87 @@ pub async fn reaches_back_to(
         .bind(time)
         .fetch_one(connection)
         .await
+}
+
+/// Which audit rows are wanted. Default: all.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Only what this user did.
+    pub user_id: Option<i32>,
+    /// Only this action.
+    pub action: Option<String>,
+    /// Only what was done to these.
+    pub entity_type: Option<String>,
+    /// Only what was done to this one.
+    pub entity_id: Option<i64>,
+    /// Not before this instant.
+    pub from: Option<DateTime<Utc>>,
+    /// Before this instant.
+    pub until: Option<DateTime<Utc>>,
+    /// Only rows with a smaller number: the cursor.
+    pub before: Option<i64>,
+}
+
+/// An audit row without the values that it holds: they can be personal.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct AuditRow {
+    /// Its number.
+    pub id: i64,
+    /// When.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Who; none for the system, and for users that are gone.
+    pub user_id: Option<i32>,
+    /// What was done.
+    pub action: String,
+    /// To what kind of thing.
+    pub entity_type: String,
+    /// To which one.
+    pub entity_id: Option<i64>,
+    /// Names of the fields that were written down.
+    pub fields: Vec<String>,
+}
+
+/// Lists audit rows, newest first.
+///
+/// # Errors
+/// The database's, among them that of a search that takes too long.
+pub async fn search(
+    pool: &PgPool,
+    filter: &AuditFilter,
+    limit: i64,
+) -> Result<Vec<AuditRow>, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    sqlx::query(SEARCH_LIMIT).execute(&mut *tx).await?;
+    let rows = sqlx::query_as(
+        "select a.id, a.created_at, a.user_id, a.action, a.entity_type, a.entity_id,
+                array(select field
+                        from jsonb_object_keys(
+                                 case jsonb_typeof(a.new_values) when 'object' then a.new_values
+                                      else '{}' end
+                                 || case jsonb_typeof(a.old_values) when 'object'
+                                         then a.old_values else '{}' end) field
+                       order by field) as fields
+           from audit_logs a
+          where ($1::int is null or a.user_id = $1)
+            and ($2::text is null or a.action = $2)
+            and ($3::text is null or a.entity_type = $3)
+            and ($4::bigint is null or a.entity_id = $4)
+            and ($5::timestamptz is null or a.created_at >= $5)
+            and ($6::timestamptz is null or a.created_at < $6)
+            and ($7::bigint is null or a.id < $7)
+          order by a.id desc
+          limit $8",
+    )
+    .bind(filter.user_id)
+    .bind(filter.action.as_deref())
+    .bind(filter.entity_type.as_deref())
+    .bind(filter.entity_id)
+    .bind(filter.from)
+    .bind(filter.until)
+    .bind(filter.before)
+    .bind(limit)
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(rows)
 }

@@ -27,7 +27,7 @@ mod transitions;
 pub use self::backends::{
     Backend, backend_is_alive, backend_of, cancel_backend, note_backend, terminate_backend,
 };
-pub use self::claim::{Caps, Claimed, claim_next};
+pub use self::claim::{Caps, Claimed, claim_next, park_one};
 pub use self::files::{FileOwner, find_file_owners, list_results};
 pub use self::naming::{expire_now, is_naming_open, list_naming};
 pub use self::orphans::{

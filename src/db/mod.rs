@@ -24,6 +24,7 @@ pub mod erasures;
 pub mod executions;
 pub mod holds;
 pub mod idempotency;
+pub mod queue_pauses;
 pub mod schedules;
 pub mod tokens;
 pub mod webhooks;

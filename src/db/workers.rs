@@ -4,7 +4,68 @@
 //! milliseconds of the process's death, so that its work is taken over at once; the lease covers
 //! what the lock cannot see, a host that vanished without closing its connections.
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::{Connection, PgConnection, PgPool};
+
+/// A worker process as operators see it.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct WorkerRow {
+    /// Its name in leases.
+    pub id: String,
+    /// Its machine.
+    pub host: String,
+    /// Its process number there.
+    pub pid: i32,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it last said that it lives.
+    pub last_seen_at: DateTime<Utc>,
+    /// Since when it takes nothing new.
+    pub draining_at: Option<DateTime<Utc>>,
+    /// Executions and runs that it has in hand.
+    pub running: i64,
+}
+
+/// Lists processes, the newest first, at most 1,000.
+///
+/// # Errors
+/// The database's.
+pub async fn list(pool: &PgPool) -> Result<Vec<WorkerRow>, sqlx::Error> {
+    sqlx::query_as(
+        "select w.id, w.host, w.pid, w.started_at, w.last_seen_at, w.draining_at,
+                (select count(*) from report_executions e
+                  where e.lease_owner = w.id and e.status in ('processing', 'cancelling'))
+              + (select count(*) from lifecycle_runs r
+                  where r.lease_owner = w.id and r.status = 'processing') as running
+           from workers w
+          order by w.started_at desc, w.id
+          limit 1000",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Tells a process to take nothing new. `Some(false)`: it was told before; `None`: there is none.
+///
+/// # Errors
+/// The database's.
+pub async fn drain(connection: &mut PgConnection, id: &str) -> Result<Option<bool>, sqlx::Error> {
+    let told = sqlx::query(
+        "update workers set draining_at = now() where id = $1 and draining_at is null",
+    )
+    .bind(id)
+    .execute(&mut *connection)
+    .await?;
+    if told.rows_affected() > 0 {
+        return Ok(Some(true));
+    }
+    let known: bool = sqlx::query_scalar("select exists (select from workers where id = $1)")
+        .bind(id)
+        .fetch_one(connection)
+        .await?;
+    Ok(known.then_some(false))
+}
 
 /// Registers a process.
 ///
@@ -39,17 +100,21 @@ pub async fn hold_lock(connection: &mut PgConnection, lock_key: i64) -> Result<b
     sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(lock_key).fetch_one(connection).await
 }
 
-/// Says that the process lives, over the connection that holds its lock.
+/// Says that the process lives, over the connection that holds its lock. Returns whether it is to
+/// take nothing new.
 ///
 /// # Errors
 /// The database's: the lock is gone with the connection.
-pub async fn touch(connection: &mut PgConnection, id: &str) -> Result<(), sqlx::Error> {
+pub async fn touch(connection: &mut PgConnection, id: &str) -> Result<bool, sqlx::Error> {
     connection.ping().await?;
-    sqlx::query("update workers set last_seen_at = now() where id = $1")
-        .bind(id)
-        .execute(connection)
-        .await?;
-    Ok(())
+    let draining: Option<bool> = sqlx::query_scalar(
+        "update workers set last_seen_at = now() where id = $1
+         returning draining_at is not null",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(draining.unwrap_or(false))
 }
 
 /// Takes a process off the list, when it ends in order.

@@ -32,6 +32,16 @@ pub enum Queue {
 }
 
 impl Queue {
+    /// Every queue.
+    pub const ALL: [Self; 6] = [
+        Self::Reports,
+        Self::Lifecycle,
+        Self::Maintenance,
+        Self::Occurrences,
+        Self::Backups,
+        Self::Deliveries,
+    ];
+
     /// As stored.
     pub const fn name(self) -> &'static str {
         match self {
@@ -202,6 +212,88 @@ async fn push<T: Serialize + Sync>(
     .execute(connection)
     .await?;
     Ok(id)
+}
+
+/// What is in a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Depth {
+    /// Tickets that a worker may take now, parked ones among them.
+    pub waiting: i64,
+    /// Tickets for later.
+    pub delayed: i64,
+    /// Tickets that workers have in hand.
+    pub running: i64,
+    /// How long the oldest has been waiting.
+    pub oldest_waiting_seconds: f64,
+}
+
+/// What is in each queue that has a ticket.
+///
+/// # Errors
+/// The database's.
+pub async fn depths(pool: &PgPool) -> Result<Vec<(Queue, Depth)>, sqlx::Error> {
+    let rows: Vec<(String, i64, i64, i64, f64)> = sqlx::query_as(
+        "select job_type,
+                count(*) filter (where status = 'Pending' and (run_at <= now() or run_at = $1)),
+                count(*) filter (where status = 'Pending' and run_at > now() and run_at <> $1),
+                count(*) filter (where status in ('Queued', 'Running')),
+                coalesce(extract(epoch from now() - min(run_at)
+                    filter (where status = 'Pending' and run_at <= now())), 0)::float8
+           from apalis.jobs
+          where status in ('Pending', 'Queued', 'Running')
+          group by job_type",
+    )
+    .bind(parked_until())
+    .fetch_all(pool)
+    .await?;
+    let depth =
+        |(name, waiting, delayed, running, oldest_waiting_seconds): (String, _, _, _, _)| {
+            let queue = Queue::ALL.into_iter().find(|queue| queue.name() == name)?;
+            Some((queue, Depth { waiting, delayed, running, oldest_waiting_seconds }))
+        };
+    Ok(rows.into_iter().filter_map(depth).collect())
+}
+
+/// The time of tickets that wait for their queue to be resumed: no worker lives so long.
+fn parked_until() -> DateTime<Utc> {
+    DateTime::from_timestamp(253_370_764_800, 0).expect("the year 9999")
+}
+
+/// Pushes a ticket that waits for its queue to be resumed. `false`: the queue is not paused, and
+/// nothing was pushed. The lock on the pause keeps a resume from missing the ticket.
+///
+/// # Errors
+/// The database's.
+pub async fn park_if_paused(pool: &PgPool, ticket: &BackupTicket) -> Result<bool, sqlx::Error> {
+    let payload = serde_json::to_vec(ticket).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let parked = sqlx::query(
+        "insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at)
+         select $1, paused.queue, $3, 'Pending', 0, 1, $4
+           from (select queue from queue_pauses where queue = $2 for share) paused",
+    )
+    .bind(Ulid::generate().to_string())
+    .bind(Queue::Backups.name())
+    .bind(payload)
+    .bind(parked_until())
+    .execute(pool)
+    .await?;
+    Ok(parked.rows_affected() > 0)
+}
+
+/// Lets parked tickets go, in the transaction that resumes their queue.
+///
+/// # Errors
+/// The database's.
+pub async fn unpark(connection: &mut PgConnection, queue: Queue) -> Result<u64, sqlx::Error> {
+    let unparked = sqlx::query(
+        "update apalis.jobs set run_at = now()
+          where job_type = $1 and status = 'Pending' and run_at = $2",
+    )
+    .bind(queue.name())
+    .bind(parked_until())
+    .execute(connection)
+    .await?;
+    Ok(unparked.rows_affected())
 }
 
 /// Runs the queue's own migrations and adds the indexes that its statements lack. Needs CREATE on

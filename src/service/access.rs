@@ -35,6 +35,10 @@ pub enum Permission {
     BackupsVerify,
     /// Make, change and see webhooks and what was delivered to them.
     WebhooksManage,
+    /// Pause and resume queues, and drain workers.
+    QueuesManage,
+    /// Search the audit.
+    AuditView,
 }
 
 impl Permission {
@@ -53,6 +57,8 @@ impl Permission {
             Self::BackupsView => "backups.view",
             Self::BackupsVerify => "backups.verify",
             Self::WebhooksManage => "webhooks.manage",
+            Self::QueuesManage => "queues.manage",
+            Self::AuditView => "audit.view",
         }
     }
 }

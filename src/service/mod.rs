@@ -16,6 +16,7 @@ use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
 
 pub mod access;
+pub mod audit_trail;
 pub mod backups;
 pub mod certificates;
 pub mod doctor;
@@ -26,6 +27,7 @@ pub mod formats;
 mod health;
 pub mod holds;
 pub mod policies;
+pub mod queues;
 pub mod reports;
 pub mod results;
 pub mod runs;

@@ -18,7 +18,7 @@ use crate::db::accounts;
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Backend, Beat, Claimed, Published, Status};
-use crate::queue;
+use crate::queue::{self, Queue};
 use crate::report::definition::Definition;
 use crate::report::error::ReportError;
 use crate::report::layout::RunLabel;
@@ -75,7 +75,12 @@ pub async fn run(context: &Context) {
     let claimed = match claimed {
         Ok(Some(claimed)) => claimed,
         Ok(None) => {
-            tracing::debug!("nothing may start: a doubled or late ticket, or caps");
+            tracing::debug!("nothing may start: a doubled or late ticket, caps, or a pause");
+            if !context.may_take(Queue::Reports).await
+                && let Err(error) = executions::park_one(&context.services.db).await
+            {
+                tracing::debug!(%error, "the reaper finds the ticket lost, later");
+            }
             return;
         }
         Err(error) => {

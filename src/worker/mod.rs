@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::db::executions::Caps;
+use crate::db::queue_pauses;
 use crate::notify::Sender;
 use crate::queue::{
     BackupTicket, DeliveryTicket, MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket,
@@ -66,6 +67,16 @@ impl Context {
         let report = &self.services.config.report;
         Caps { per_user: Some(report.max_running_per_user), in_all: Some(report.max_running) }
     }
+
+    /// Whether this process may take something from a queue: neither is told to stand still. What
+    /// is refused comes back by its row, see the jobs.
+    pub async fn may_take(&self, queue: Queue) -> bool {
+        let may = queue_pauses::may_take(&self.services.db, queue.name(), &self.worker_id).await;
+        may.unwrap_or_else(|error| {
+            tracing::warn!(%error, queue = queue.name(), "cannot look whether the queue is paused");
+            false
+        })
+    }
 }
 
 /// Takes and runs jobs until `shutdown`, then waits for what is running, at most the configured
@@ -86,15 +97,22 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
         "worker started"
     );
     let ended = CancellationToken::new();
-    let keeping = tokio::spawn(presence.keep(ended.clone()));
+    // Cancelled by the end of the process, and before that when an operator drains it.
+    let standstill = shutdown.child_token();
+    let keeping = tokio::spawn(presence.keep(ended.clone(), standstill.clone()));
     let reaping = tokio::spawn(reaper::run(context.clone(), shutdown.clone()));
     let grace = tokio::spawn(end_after_grace(context.clone(), shutdown.clone()));
     let sender = Sender::new(&services.config.webhook).context("make the client of webhooks")?;
     let monitored = monitor(&context, &sender).run_with_signal(async move {
-        shutdown.cancelled().await;
+        standstill.cancelled().await;
         Ok(())
     });
     let outcome = monitored.await.context("run the queue's workers");
+    if outcome.is_ok() && !shutdown.is_cancelled() {
+        // Not ended: whoever keeps this process running would start another one.
+        tracing::info!(worker.id = %context.worker_id, "worker drained: it waits for its end");
+        shutdown.cancelled().await;
+    }
     grace.abort();
     ended.cancel();
     let _settled = tokio::join!(keeping, reaping);

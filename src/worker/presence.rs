@@ -63,8 +63,9 @@ impl Presence {
     }
 
     /// Says every second that the process lives, over the connection that holds the lock; after
-    /// an outage it takes the lock again. Ends, and takes the process off the list, at `ended`.
-    pub async fn keep(mut self, ended: CancellationToken) {
+    /// an outage it takes the lock again. Cancels `standstill` when the process is to take nothing
+    /// new. Ends, and takes the process off the list, at `ended`.
+    pub async fn keep(mut self, ended: CancellationToken, standstill: CancellationToken) {
         let mut ticks = tokio::time::interval(TOUCH_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -74,8 +75,10 @@ impl Presence {
             }
             let touched =
                 tokio::time::timeout(TOUCH_TIMEOUT, workers::touch(&mut self.connection, &self.id));
-            if !matches!(touched.await, Ok(Ok(()))) {
-                self.reconnect().await;
+            match touched.await {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => standstill.cancel(),
+                Ok(Err(_)) | Err(_) => self.reconnect().await,
             }
         }
         if let Err(error) = workers::deregister(&self.pool, &self.id).await {

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, lifecycle};
 use crate::db::audit::{self, Actor};
-use crate::db::backups;
 use crate::db::executions::{self, Backend, Orphan, Status};
-use crate::queue;
+use crate::db::{backups, queue_pauses};
+use crate::queue::{self, Queue};
 use crate::service::sharing::end_followers;
 use crate::store::key::attempt_folder;
 
@@ -178,6 +178,9 @@ async fn end_backend(context: &Context, orphan: &Orphan) -> Result<bool, sqlx::E
 /// # Errors
 /// The database's.
 pub async fn reissue(context: &Context) -> anyhow::Result<usize> {
+    if queue_pauses::is_paused(&context.services.db, Queue::Reports.name()).await? {
+        return Ok(0);
+    }
     let mut tx = context.services.db.begin().await?;
     let ids = executions::lock_unticketed(&mut tx, context.caps(), TICKET_SECS, BATCH).await?;
     for id in &ids {

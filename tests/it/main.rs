@@ -15,6 +15,7 @@ mod layers;
 mod migrations;
 mod postgres;
 mod queue;
+mod queues;
 mod retention;
 mod sandbox;
 mod schedules;

@@ -58,6 +58,9 @@ pub struct Caps {
 /// ago. So one user's thousand executions cost another user at most one run's wait. As many tickets are
 /// pushed as there are executions, and it does not matter which ticket takes which.
 ///
+/// Nothing is taken while the queue is paused, nor by a worker that is to drain: the function is
+/// called for the row before it, and there is none.
+///
 /// What a cap keeps back is passed over, and keeps nothing back that is behind it. Claims go one
 /// after the other, so that a cap holds exactly; see the function in migration 0011.
 ///
@@ -73,7 +76,11 @@ pub async fn claim_next(
         "select id, attempt, failed_attempts, max_attempts, report_definition_id,
                 definition_version, executed_by, parameters, format, options,
                 created_at, started_at, trace_id, format_of
-           from claim_execution($1, $2, $3, $4)",
+           from (select $1::text as owner
+                  where not exists (select from queue_pauses where queue = 'reports')
+                    and not exists (select from workers
+                                     where id = $1 and draining_at is not null)) taker
+          cross join lateral claim_execution(taker.owner, $2, $3, $4)",
     )
     .bind(owner)
     .bind(f64::from(lease_secs))
@@ -81,6 +88,29 @@ pub async fn claim_next(
     .bind(cap(caps.in_all))
     .fetch_optional(pool)
     .await
+}
+
+/// Marks one execution that waits as being without a ticket: one was used up for nothing. It gets
+/// another as soon as it may start.
+///
+/// # Errors
+/// The database's.
+pub async fn park_one(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update report_executions e
+            set ticket_id = null, ticket_at = null
+           from (select p.id
+                   from report_executions p
+                  where p.status = 'pending' and p.run_at <= now() and p.shared_from is null
+                    and p.ticket_at is not null
+                  order by p.run_at, p.id
+                  limit 1
+                    for update skip locked) parked
+          where e.id = parked.id",
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// A cap as the database counts.

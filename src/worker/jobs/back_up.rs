@@ -3,7 +3,7 @@
 use apalis::prelude::*;
 
 use crate::db::audit::Actor;
-use crate::queue::BackupTicket;
+use crate::queue::{self, BackupTicket};
 use crate::service::Services;
 use crate::worker::Context;
 
@@ -14,6 +14,11 @@ use crate::worker::Context;
 /// None.
 pub async fn run(ticket: BackupTicket, context: Data<Context>) -> Result<(), BoxDynError> {
     let services = &context.services;
+    match queue::park_if_paused(&services.db, &ticket).await {
+        Ok(false) => {}
+        Ok(true) => return Ok(()),
+        Err(error) => tracing::warn!(%error, "cannot look whether the queue is paused"),
+    }
     let (job, done) = match ticket {
         BackupTicket::Create => ("create", Box::pin(create(services)).await),
         BackupTicket::Verify { backup_id } => {

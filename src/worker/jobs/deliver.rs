@@ -3,7 +3,7 @@
 use apalis::prelude::*;
 
 use crate::notify::Sender;
-use crate::queue::DeliveryTicket;
+use crate::queue::{DeliveryTicket, Queue};
 use crate::worker::{Context, delivery};
 
 /// Always ends well: the outcome is in the delivery's row, and apalis's own retries are not used.
@@ -15,6 +15,10 @@ pub async fn run(
     context: Data<Context>,
     sender: Data<Sender>,
 ) -> Result<(), BoxDynError> {
+    // The delivery gets another ticket from the reaper.
+    if !context.may_take(Queue::Deliveries).await {
+        return Ok(());
+    }
     delivery::run(&context, &sender, ticket.delivery_id).await;
     Ok(())
 }

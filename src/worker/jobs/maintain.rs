@@ -4,7 +4,7 @@ use apalis::prelude::*;
 
 use crate::db::audit::Actor;
 use crate::db::{deliveries, idempotency, schedules, workers};
-use crate::queue::{self, MaintenanceTicket};
+use crate::queue::{self, MaintenanceTicket, Queue};
 use crate::retention::anonymize::Outcome;
 use crate::worker::Context;
 
@@ -21,6 +21,10 @@ const MAX_BATCHES: u32 = 200;
 /// # Errors
 /// None.
 pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<(), BoxDynError> {
+    // Left out: the next one is due soon.
+    if !context.may_take(Queue::Maintenance).await {
+        return Ok(());
+    }
     let done = match ticket {
         MaintenanceTicket::ExpireResults => expire(&context).await,
         MaintenanceTicket::SweepStore => sweep(&context).await,

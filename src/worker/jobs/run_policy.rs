@@ -2,7 +2,7 @@
 
 use apalis::prelude::*;
 
-use crate::queue::RunTicket;
+use crate::queue::{Queue, RunTicket};
 use crate::worker::{Context, lifecycle};
 
 /// Always ends well: the outcome is in the run's row, and apalis's own retries are not used.
@@ -11,6 +11,9 @@ use crate::worker::{Context, lifecycle};
 /// None.
 pub async fn run(ticket: RunTicket, context: Data<Context>) -> Result<(), BoxDynError> {
     tracing::debug!(run.id = ticket.run_id, "a ticket came");
-    lifecycle::run_next(&context).await;
+    // The run gets another ticket from the reaper.
+    if context.may_take(Queue::Lifecycle).await {
+        lifecycle::run_next(&context).await;
+    }
     Ok(())
 }
