@@ -27,6 +27,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// The API's listener and limits.
     pub http: HttpConfig,
+    /// The listener of health and metrics, in every process.
+    pub operations: OperationsConfig,
     /// Where results are.
     pub store: StoreConfig,
     /// How reports are run.
@@ -57,6 +59,8 @@ pub struct DatabaseConfig {
     pub report_url: Option<SecretString>,
     /// Password of the report role.
     pub report_password: Option<SecretString>,
+    /// How far behind the replica of `report_url` may be; 0: however far.
+    pub replica_max_lag_secs: u64,
     /// Size of the pool.
     pub max_connections: NonZeroU32,
     /// Longest wait for a connection.
@@ -75,8 +79,20 @@ pub struct HttpConfig {
     pub max_in_flight: NonZeroUsize,
     /// Longest request, downloads apart.
     pub request_timeout_secs: NonZeroU64,
+    /// How long `/readyz` says no before connections are refused.
+    pub shutdown_delay_secs: u64,
     /// Longest wait for open requests at the end.
     pub shutdown_grace_secs: u64,
+}
+
+/// `[operations]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationsConfig {
+    /// Address and port of `/healthz`, `/readyz` and `/metrics` alone.
+    pub listen: Option<SocketAddr>,
+    /// Where spans are sent, without `/v1/traces`.
+    pub otlp_endpoint: Option<url::Url>,
 }
 
 /// `[store]`

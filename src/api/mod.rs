@@ -64,7 +64,7 @@ mod webhooks;
 
 pub use holds::HoldResource;
 pub use openapi::openapi;
-pub use server::serve;
+pub use server::{serve, serve_operations};
 
 /// What handlers need. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -120,6 +120,11 @@ pub fn router(state: ApiState) -> Router {
         .fallback(error::not_found)
         .layer(every_request)
         .with_state(state)
+}
+
+/// Health and metrics alone: what a process without the API answers.
+fn operations_router(state: ApiState) -> Router {
+    Router::from(health()).fallback(error::not_found).with_state(state)
 }
 
 /// What callers use: all of it asks for a token.
@@ -191,11 +196,15 @@ fn v1() -> OpenApiRouter<ApiState> {
 
 /// What orchestrators, collectors and readers use: open, and answered also under load.
 fn operational() -> OpenApiRouter<ApiState> {
+    health()
+        .routes(routes!(docs::show_openapi))
+        .routes(routes!(docs::show_docs))
+        .routes(routes!(docs::show_problem))
+}
+
+fn health() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::show_metrics))
-        .routes(routes!(docs::show_openapi))
-        .routes(routes!(docs::show_docs))
-        .routes(routes!(docs::show_problem))
 }

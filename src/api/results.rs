@@ -243,6 +243,7 @@ fn manifest_example() -> serde_json::Value {
         "started_at": "2026-03-01T08:00:01Z",
         "duration_ms": 2871,
         "worker": "worker-1",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
         "peak_memory_bytes": 83886080,
         "registrar_version": "0.1.0"
     })

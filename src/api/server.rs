@@ -17,13 +17,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::{ApiState, router};
+use super::{ApiState, operations_router, router};
 
 /// Most connections, idle ones included. Further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -32,22 +33,50 @@ const HEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Longest time that bytes wait for a client to take them (Linux only).
 #[cfg(target_os = "linux")]
 const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for somebody who reads metrics at the very end.
+const OPERATIONS_GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: usually the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the histograms of the metrics are compacted.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Serves until `state.shutdown` is cancelled: `/readyz` says so from that moment, no connection
-/// is accepted any more, and open requests have `http.shutdown_grace_secs` to end.
+/// Serves until `state.shutdown` is cancelled: `/readyz` says so from that moment. After
+/// `http.shutdown_delay_secs` no connection is accepted any more, and open requests have
+/// `http.shutdown_grace_secs` to end.
 ///
 /// # Errors
 /// None at present: a failing accept is tried again.
 pub async fn serve(listener: TcpListener, state: ApiState) -> io::Result<()> {
-    let shutdown = state.shutdown.clone();
-    let grace = Duration::from_secs(state.services.config.http.shutdown_grace_secs);
-    let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
+    let http = &state.services.config.http;
+    let grace = Duration::from_secs(http.shutdown_grace_secs);
+    let delay = Duration::from_secs(http.shutdown_delay_secs);
+    let (shutdown, closing) = (state.shutdown.clone(), CancellationToken::new());
+    let first_stage = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(delay).await;
+        closing.cancel();
+    };
     let metrics = state.metrics.clone();
-    let app = router(state);
+    let serving = accept_until(listener, router(state), metrics, closing.clone(), grace);
+    tokio::join!(first_stage, serving);
+    Ok(())
+}
+
+/// Serves health and metrics alone, until `closing` is cancelled: also while the process ends what
+/// is open, so that whoever watches sees it to the last.
+pub async fn serve_operations(listener: TcpListener, state: ApiState, closing: CancellationToken) {
+    let metrics = state.metrics.clone();
+    accept_until(listener, operations_router(state), metrics, closing, OPERATIONS_GRACE).await;
+}
+
+async fn accept_until(
+    listener: TcpListener,
+    app: Router,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+    grace: Duration,
+) {
+    let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -70,7 +99,6 @@ pub async fn serve(listener: TcpListener, state: ApiState) -> io::Result<()> {
     }
     drop(listener);
     end(connections, grace).await;
-    Ok(())
 }
 
 /// A connection with a place of its own; `None` where that did not work, after a pause.

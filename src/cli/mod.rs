@@ -10,8 +10,7 @@ use serde::Serialize;
 
 use crate::config::{Config, Overrides};
 use crate::db;
-use crate::report::source::ReportDatabase;
-use crate::service::{Caller, ServiceError, Services};
+use crate::service::{Caller, ServiceError, Services, report_database};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -155,7 +154,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// Settings, database or store cannot be used.
 pub async fn services(config: Config) -> anyhow::Result<Services> {
     let db = db::connect(&config.database).await?;
-    let reports = ReportDatabase::new(db::report_options(&config.database)?);
+    let reports = report_database(&config.database)?;
     let store = Store::open(&config.store)?;
     Ok(Services { db, reports, store, config: Arc::new(config) })
 }

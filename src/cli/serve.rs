@@ -1,6 +1,7 @@
 //! `registrar serve`: API, worker and scheduler, together or apart.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -11,6 +12,9 @@ use super::Settings;
 use crate::api::{self, ApiState};
 use crate::service::Services;
 use crate::{db, scheduler, schema, telemetry, worker};
+
+/// How often the use of pools is told.
+const POOL_TICK: Duration = Duration::from_secs(5);
 
 /// Run the service until SIGTERM or SIGINT
 ///
@@ -53,7 +57,8 @@ impl Part {
 /// Settings, database, schema, store or port cannot be used.
 pub async fn run(command: ServeCommand) -> anyhow::Result<ExitCode> {
     let config = command.settings.load()?;
-    telemetry::init_logging(&config.log)?;
+    let endpoint = config.operations.otlp_endpoint.clone();
+    let exporter = telemetry::init_tracing(&config.log, endpoint.as_ref())?;
     let metrics = telemetry::init_metrics()?;
     let services = super::services(config).await?;
     schema::check_current(&services.db).await?;
@@ -67,8 +72,45 @@ pub async fn run(command: ServeCommand) -> anyhow::Result<ExitCode> {
     if let Some(listener) = &listener {
         tracing::info!("listening on http://{}", listener.local_addr()?);
     }
-    run_parts(services, &parts, listener, metrics, shutdown).await?;
+    let closing = CancellationToken::new();
+    let operations = match services.config.operations.listen {
+        Some(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("operations.listen: cannot use {address}"))?;
+            tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+            let state = ApiState::new(services.clone(), metrics.clone(), shutdown.clone());
+            Some(tokio::spawn(api::serve_operations(listener, state, closing.clone())))
+        }
+        None => None,
+    };
+    let outcome = run_parts(services, &parts, listener, metrics, shutdown).await;
+    closing.cancel();
+    if let Some(operations) = operations {
+        operations.await.context("the listener of operations panicked")?;
+    }
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+    outcome?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells now and then how the connections of a pool are used, until `ended`.
+async fn watch_pool(name: &'static str, pool: sqlx::PgPool, ended: CancellationToken) {
+    let mut ticks = tokio::time::interval(POOL_TICK);
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+        let in_use = pool.size().saturating_sub(idle);
+        for (state, count) in [("idle", idle), ("in_use", in_use)] {
+            metrics::gauge!("registrar_pool_connections", "pool" => name, "state" => state)
+                .set(f64::from(count));
+        }
+    }
 }
 
 /// Takes the configured address.
@@ -93,6 +135,7 @@ pub async fn run_parts(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut others = tokio::task::JoinSet::new();
+    tokio::spawn(watch_pool("service", services.db.clone(), shutdown.clone()));
     if let Some(listener) = listener {
         let state = ApiState::new(services.clone(), metrics, shutdown.clone());
         let ended = shutdown.clone().drop_guard();
@@ -117,6 +160,7 @@ pub async fn run_parts(
     if parts.contains(&Part::Worker) {
         // A pool of its own: a rush of requests must not keep a heartbeat waiting.
         let db = db::connect_lazily(&services.config.database)?;
+        tokio::spawn(watch_pool("worker", db.clone(), shutdown.clone()));
         outcome = worker::run(Services { db, ..services }, shutdown.clone()).await;
         shutdown.cancel();
     }

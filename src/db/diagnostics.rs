@@ -10,8 +10,6 @@ pub struct Server {
     pub version: i32,
     /// The role of the application's connections.
     pub role: String,
-    /// Its clock.
-    pub now: DateTime<Utc>,
     /// The application's role may see and end backends of the report role.
     pub can_end_reports: bool,
 }
@@ -37,7 +35,6 @@ pub async fn server(pool: &PgPool, report_role: &str) -> Result<Server, sqlx::Er
     sqlx::query_as(
         "select current_setting('server_version_num')::integer as version,
                 current_user::text as role,
-                clock_timestamp() as now,
                 coalesce((select pg_has_role(current_user, r.oid, 'usage')
                               or pg_has_role(current_user, 'pg_signal_backend', 'usage')
                             from pg_roles r where r.rolname = $1), false) as can_end_reports",
@@ -45,6 +42,14 @@ pub async fn server(pool: &PgPool, report_role: &str) -> Result<Server, sqlx::Er
     .bind(report_role)
     .fetch_one(pool)
     .await
+}
+
+/// The server's clock, at this moment.
+///
+/// # Errors
+/// The database's.
+pub async fn clock(pool: &PgPool) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await
 }
 
 /// Counts what does not move.

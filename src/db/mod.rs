@@ -82,6 +82,14 @@ pub fn report_options(config: &DatabaseConfig) -> Result<PgConnectOptions, Datab
         return PgConnectOptions::from_str(url.expose_secret())
             .map_err(|_| DatabaseError::BadUrl { key: "database.report_url" });
     }
+    primary_report_options(config)
+}
+
+/// How to reach the application's database as the report role, whatever `report_url` says.
+///
+/// # Errors
+/// [`DatabaseError::NoUrl`] and [`DatabaseError::BadUrl`]
+pub fn primary_report_options(config: &DatabaseConfig) -> Result<PgConnectOptions, DatabaseError> {
     let options = application_options(config)?.username(REPORT_ROLE);
     Ok(match &config.report_password {
         Some(password) => options.password(password.expose_secret()),

@@ -609,3 +609,17 @@ impl FromStr for ScheduleName {
         Err(BadScheduleName)
     }
 }
+
+/// The latest due time of a schedule that was taken.
+///
+/// # Errors
+/// The database's.
+pub async fn latest_occurrence(
+    pool: &PgPool,
+    schedule: &str,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar("select max(due_at) from schedule_occurrences where schedule = $1")
+        .bind(schedule)
+        .fetch_one(pool)
+        .await
+}

@@ -46,17 +46,32 @@ pub async fn list(pool: &PgPool) -> Result<Vec<WorkerRow>, sqlx::Error> {
     .await
 }
 
+/// How many processes work, drain, and have not been seen for half a minute.
+///
+/// # Errors
+/// The database's.
+pub async fn count(pool: &PgPool) -> Result<(i64, i64, i64), sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) filter (where not silent and draining_at is null),
+                count(*) filter (where not silent and draining_at is not null),
+                count(*) filter (where silent)
+           from (select draining_at, last_seen_at < now() - interval '30 seconds' as silent
+                   from workers) w",
+    )
+    .fetch_one(pool)
+    .await
+}
+
 /// Tells a process to take nothing new. `Some(false)`: it was told before; `None`: there is none.
 ///
 /// # Errors
 /// The database's.
 pub async fn drain(connection: &mut PgConnection, id: &str) -> Result<Option<bool>, sqlx::Error> {
-    let told = sqlx::query(
-        "update workers set draining_at = now() where id = $1 and draining_at is null",
-    )
-    .bind(id)
-    .execute(&mut *connection)
-    .await?;
+    let told =
+        sqlx::query("update workers set draining_at = now() where id = $1 and draining_at is null")
+            .bind(id)
+            .execute(&mut *connection)
+            .await?;
     if told.rows_affected() > 0 {
         return Ok(Some(true));
     }

@@ -70,6 +70,9 @@ pub struct Manifest {
     pub duration_ms: u64,
     /// The process that made the file.
     pub worker: String,
+    /// Trace of the request that submitted it: the same as in the logs.
+    #[serde(default)]
+    pub trace_id: Option<String>,
     /// Largest memory of that process so far, where the system tells it.
     pub peak_memory_bytes: Option<u64>,
     /// Version of Registrar.

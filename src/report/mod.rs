@@ -163,6 +163,7 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
         lock_timeout: order.limits.lock_timeout,
         time_zone: order.definition.time_zone().name().to_owned(),
     };
+    let database = database.choose().await;
     let opening = async {
         let mut session = database.begin(&limits, &order.name).await?;
         let mut queries = Vec::new();
@@ -187,7 +188,7 @@ pub async fn open(database: &ReportDatabase, order: &Order<'_>) -> Result<Opened
     let (session, queries, key) = tokio::time::timeout_at(deadline, opening)
         .await
         .unwrap_or(Err(ReportError::Timeout { limit_secs: timeout.as_secs() }))?;
-    let (label, database) = (RunLabel::default(), database.clone());
+    let label = RunLabel::default();
     Ok(Opened { session, queries, key, deadline, label, database, limits })
 }
 

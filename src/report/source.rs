@@ -31,6 +31,7 @@ use crate::writer::Precision;
 
 mod precision;
 mod ranges;
+mod replica;
 mod sockets;
 mod trials;
 
@@ -48,6 +49,7 @@ const SERVER_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
 pub struct ReportDatabase {
     options: PgConnectOptions,
     choices: Arc<ChoicesCache>,
+    fallback: Option<Arc<replica::Fallback>>,
 }
 
 /// What a transaction of a report may take.
@@ -141,7 +143,7 @@ impl ReportDatabase {
         // A report's statement is run once: caching it would only cost memory. And it is slow by
         // nature: sqlx would log its whole text as a warning.
         let options = options.statement_cache_capacity(0).disable_statement_logging();
-        Self { options, choices: Arc::default() }
+        Self { options, choices: Arc::default(), fallback: None }
     }
 
     /// What queries for choices returned a moment ago.

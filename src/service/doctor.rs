@@ -11,7 +11,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::Services;
-use crate::db::{self, diagnostics};
+use crate::db::diagnostics::{self, Server};
+use crate::db::{self, backups};
 use crate::report::source::SessionLimits;
 use crate::schema::{self, MigrationState};
 use crate::store::{ObjectKey, StoreError};
@@ -24,6 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SKEW_TO_MENTION: TimeDelta = TimeDelta::seconds(2);
 /// Clocks that differ by this break signatures and leases: S3 refuses requests at 15 minutes.
 const SKEW_TO_FAIL: TimeDelta = TimeDelta::minutes(5);
+/// A backup or a proof this many times as old as its period is late.
+const BACKUP_PATIENCE: f64 = 2.0;
+/// Less free disk than this is worth a look.
+const SCRATCH_MIB: u64 = 1_024;
+/// Where results are uploaded to.
+const RESULTS_FOLDER: &str = "results";
 /// Parts of the upload that is tried: S3 takes none under 5 MiB but the last.
 const PART_BYTES: usize = 5 * 1024 * 1024;
 
@@ -69,34 +76,32 @@ impl Services {
     /// Looks at everything, one after the other; each check has a bound of its own, so that one
     /// that hangs hides no other.
     pub async fn examine(&self) -> Vec<Finding> {
-        let mut findings = vec![check("server", self.examine_server()).await];
-        if findings.iter().any(|finding| finding.outcome == Outcome::Failed) {
+        let asked = tokio::time::timeout(PATIENCE, diagnostics::server(&self.db, db::REPORT_ROLE));
+        let Ok(Ok(server)) = asked.await else {
             // Without the database the rest would only repeat that.
-            findings.push(check("store", self.examine_store()).await);
-            return findings;
-        }
-        findings.push(check("migrations", self.examine_migrations()).await);
-        findings.push(check("report role", self.examine_report_role()).await);
-        findings.push(check("ending reports", self.examine_signals()).await);
-        findings.push(check("store", self.examine_store()).await);
-        findings.push(check("uploads", self.examine_uploads()).await);
-        findings.push(check("clocks", self.examine_clocks()).await);
-        findings.push(check("work", self.examine_work()).await);
-        findings
-    }
-
-    async fn examine_server(&self) -> Verdict {
-        let Ok(server) = diagnostics::server(&self.db, db::REPORT_ROLE).await else {
-            return failed("the database of database.url does not answer");
+            let (outcome, message) = failed("the database of database.url does not answer");
+            let found = Finding { check: "server", outcome, message };
+            return vec![
+                found,
+                check("store", self.examine_store()).await,
+                check("scratch", self.examine_scratch()).await,
+            ];
         };
-        let (major, minor) = (server.version / 10_000, server.version % 10_000);
-        let found = format!("PostgreSQL {major}.{minor}, connected as `{}`", server.role);
-        match server.version >= OLDEST_SERVER {
-            true => ok(found),
-            false => failed(format!("{found}: version 15 or newer is needed")),
-        }
+        vec![
+            check("server", async { examine_server(&server) }).await,
+            check("migrations", self.examine_migrations()).await,
+            check("report role", self.examine_report_role(&server)).await,
+            check("ending reports", async { examine_signals(&server) }).await,
+            check("store", self.examine_store()).await,
+            check("uploads", self.examine_uploads()).await,
+            check("orphaned uploads", self.examine_orphaned_uploads()).await,
+            check("clocks", self.examine_clocks()).await,
+            check("work", self.examine_work()).await,
+            check("backups", self.examine_backups()).await,
+            check("policies", self.examine_policies()).await,
+            check("scratch", self.examine_scratch()).await,
+        ]
     }
-
     async fn examine_migrations(&self) -> Verdict {
         match schema::status(&self.db).await {
             Err(_) => failed("the list of applied migrations cannot be read"),
@@ -120,10 +125,7 @@ impl Services {
         }
     }
 
-    async fn examine_report_role(&self) -> Verdict {
-        let Ok(server) = diagnostics::server(&self.db, db::REPORT_ROLE).await else {
-            return failed("the database does not answer");
-        };
+    async fn examine_report_role(&self, server: &Server) -> Verdict {
         let limits = SessionLimits {
             timeout: PATIENCE,
             lock_timeout: PATIENCE,
@@ -144,23 +146,6 @@ impl Services {
                  database.report_url and pg_hba.conf",
                 db::REPORT_ROLE
             )),
-        }
-    }
-
-    async fn examine_signals(&self) -> Verdict {
-        match diagnostics::server(&self.db, db::REPORT_ROLE).await {
-            Ok(server) if server.can_end_reports => {
-                ok("the application's role may cancel and end reports on the server")
-            }
-            Ok(server) => failed(format!(
-                "`{}` may not end the backends of `{}`: cancelling would wait for ever; grant {} \
-                 to {}",
-                server.role,
-                db::REPORT_ROLE,
-                db::REPORT_ROLE,
-                server.role
-            )),
-            Err(_) => failed("the database does not answer"),
         }
     }
 
@@ -209,8 +194,76 @@ impl Services {
         Ok(matches!(self.store.head(&path).await, Err(StoreError::NotFound(_))))
     }
 
+    /// Uploads that nobody ends: on an S3 server their parts are kept, and billed, for ever.
+    async fn examine_orphaned_uploads(&self) -> Verdict {
+        let (Ok(now), Ok(found)) =
+            (diagnostics::clock(&self.db).await, self.store.list_unfinished(RESULTS_FOLDER).await)
+        else {
+            return warning("the store does not list unfinished uploads; ask its own tools");
+        };
+        let bound = TimeDelta::hours(self.config.store.sweep_after_hours.get().into());
+        let old = found.iter().filter(|upload| now - upload.since > bound).count();
+        match old {
+            0 => ok(format!("{} unfinished, none older than {} h", found.len(), bound.num_hours())),
+            _ => warning(format!(
+                "{old} uploads are unfinished for over {} h; run `registrar store sweep`",
+                bound.num_hours()
+            )),
+        }
+    }
+
+    async fn examine_backups(&self) -> Verdict {
+        let (Ok(now), Ok(known)) =
+            (diagnostics::clock(&self.db).await, backups::summary(&self.db).await)
+        else {
+            return failed("the backups cannot be read: is the schema up to date?");
+        };
+        let age_hours = |at: Option<f64>| at.map(|at| (now.timestamp() as f64 - at) / 3_600.0);
+        let behind = |at: Option<f64>, every_hours: u32| {
+            every_hours > 0
+                && age_hours(at).is_none_or(|age| age > BACKUP_PATIENCE * f64::from(every_hours))
+        };
+        let told = |at| age_hours(at).map_or("never".to_owned(), |age| format!("{age:.0} h ago"));
+        let found = format!(
+            "{} backups; the newest was made {}, one was last proven {}",
+            known.backups,
+            told(known.last_success),
+            told(known.last_verified)
+        );
+        let settings = &self.config.backup;
+        if behind(known.last_success, settings.every_hours) {
+            warning(format!("{found}: one is due every {} h", settings.every_hours))
+        } else if behind(known.last_verified, settings.verify_every_hours) {
+            warning(format!("{found}: a proof is due every {} h", settings.verify_every_hours))
+        } else {
+            ok(found)
+        }
+    }
+
+    async fn examine_policies(&self) -> Verdict {
+        match self.policies_behind().await {
+            Ok(behind) if behind.is_empty() => ok("no run of a policy is overdue"),
+            Ok(behind) => warning(format!("overdue: {}; is a worker running?", behind.join(", "))),
+            Err(error) => failed(format!("{error}; see `registrar policy check`")),
+        }
+    }
+
+    /// Where workbooks and dumps that are opened for a verification are put.
+    async fn examine_scratch(&self) -> Verdict {
+        let folder = std::env::temp_dir();
+        match rustix::fs::statvfs(&folder) {
+            Ok(disk) => {
+                let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+                let found = format!("{free} MiB are free for temporary files");
+                if free >= SCRATCH_MIB { ok(found) } else { warning(found) }
+            }
+            Err(error) => failed(format!("the folder of temporary files cannot be used: {error}")),
+        }
+    }
+
     async fn examine_clocks(&self) -> Verdict {
-        let Ok(server) = diagnostics::server(&self.db, db::REPORT_ROLE).await else {
+        // Asked anew: the comparison is of this moment.
+        let Ok(now) = diagnostics::clock(&self.db).await else {
             return failed("the database does not answer");
         };
         let host = DateTime::<Utc>::from(SystemTime::now());
@@ -224,8 +277,8 @@ impl Services {
         };
         let Ok(store) = stamped.await else { return failed("the store does not tell its time") };
         // The store stamps whole seconds, and was asked later.
-        let host_skew = (host - server.now).abs();
-        let store_skew = (store - server.now).abs() - TimeDelta::seconds(1);
+        let host_skew = (host - now).abs();
+        let store_skew = (store - now).abs() - TimeDelta::seconds(1);
         let worst = host_skew.max(store_skew);
         let found = format!(
             "this machine differs from the database by {} ms, the store by {} s",
@@ -263,6 +316,28 @@ impl Services {
             false => warning(faults.join("; ")),
         }
     }
+}
+
+fn examine_server(server: &Server) -> Verdict {
+    let (major, minor) = (server.version / 10_000, server.version % 10_000);
+    let found = format!("PostgreSQL {major}.{minor}, connected as `{}`", server.role);
+    match server.version >= OLDEST_SERVER {
+        true => ok(found),
+        false => failed(format!("{found}: version 15 or newer is needed")),
+    }
+}
+
+fn examine_signals(server: &Server) -> Verdict {
+    if server.can_end_reports {
+        return ok("the application's role may cancel and end reports on the server");
+    }
+    failed(format!(
+        "`{}` may not end the backends of `{}`: cancelling would wait for ever; grant {} to {}",
+        server.role,
+        db::REPORT_ROLE,
+        db::REPORT_ROLE,
+        server.role
+    ))
 }
 
 /// Runs one check within its time.

@@ -16,6 +16,8 @@ use crate::retention::run::{self, NewRun, Origin};
 
 /// An occurrence this late has been missed.
 const LATE: TimeDelta = TimeDelta::minutes(5);
+/// A due time that nobody has taken for this long is overdue.
+const OVERDUE: TimeDelta = TimeDelta::hours(1);
 /// Due times that are looked at: a schedule of every minute with a window of a week.
 const MAX_LOOKED_AT: usize = 11_000;
 
@@ -31,23 +33,39 @@ impl Services {
         let policies = self.policies().await?;
         let mut started = 0;
         for policy in policies.policies.values().filter(|policy| policy.enabled) {
-            let moves_rows = match &policy.kind {
-                Kind::Archive(_) | Kind::Purge(_) => true,
-                // Housekeeping of its own, or nothing that a run could do.
-                Kind::Anonymize(_)
-                | Kind::ExpireResults(_)
-                | Kind::Backup(_)
-                | Kind::VerifyBackup(_)
-                | Kind::PruneBackups(_)
-                | Kind::Report(_) => false,
-            };
-            if let Some(schedule) = policy.schedule.as_ref().filter(|_| moves_rows)
+            if let Some(schedule) = policy.schedule.as_ref().filter(|_| moves_rows(&policy.kind))
                 && self.start_if_due(policy, schedule).await?
             {
                 started += 1;
             }
         }
         Ok(started)
+    }
+
+    /// Names of enabled policies whose latest due time nobody has taken for longer than a start
+    /// takes. A policy that was never looked at is not behind: it is due from then on.
+    ///
+    /// # Errors
+    /// The jobs folder or the database cannot be used.
+    pub async fn policies_behind(&self) -> Result<Vec<String>, ServiceError> {
+        let policies = self.policies().await?;
+        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&self.db).await?;
+        let mut behind = Vec::new();
+        for policy in policies.policies.values().filter(|policy| policy.enabled) {
+            let Some(schedule) = policy.schedule.as_ref().filter(|_| moves_rows(&policy.kind))
+            else {
+                continue;
+            };
+            let occurrences = format!("policy.{}", policy.name);
+            let Some(last) = schedules::latest_occurrence(&self.db, &occurrences).await? else {
+                continue;
+            };
+            let calendar = calendar_of(policy, schedule)?;
+            if calendar.after(last).is_some_and(|due| now - due > OVERDUE) {
+                behind.push(policy.name.as_str().to_owned());
+            }
+        }
+        Ok(behind)
     }
 
     async fn start_if_due(
@@ -97,14 +115,31 @@ impl Services {
     }
 }
 
+fn calendar_of(policy: &Policy, schedule: &Schedule) -> Result<Calendar, ServiceError> {
+    Calendar::parse(&schedule.cron, policy.time_zone.name())
+        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("{}: {error}", policy.name)))
+}
+
+const fn moves_rows(kind: &Kind) -> bool {
+    match kind {
+        Kind::Archive(_) | Kind::Purge(_) => true,
+        // Housekeeping of its own, or nothing that a run could do.
+        Kind::Anonymize(_)
+        | Kind::ExpireResults(_)
+        | Kind::Backup(_)
+        | Kind::VerifyBackup(_)
+        | Kind::PruneBackups(_)
+        | Kind::Report(_) => false,
+    }
+}
+
 /// The latest due time that may still start.
 fn latest_due(
     policy: &Policy,
     schedule: &Schedule,
     now: DateTime<Utc>,
 ) -> Result<Option<DateTime<Utc>>, ServiceError> {
-    let calendar = Calendar::parse(&schedule.cron, policy.time_zone.name())
-        .map_err(|error| ServiceError::Internal(anyhow::anyhow!("{}: {error}", policy.name)))?;
+    let calendar = calendar_of(policy, schedule)?;
     let window = match schedule.catch_up {
         CatchUp::None => LATE,
         CatchUp::Latest | CatchUp::All => {

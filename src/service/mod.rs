@@ -4,12 +4,14 @@
 //! here. Nothing here knows HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgPool;
 
 use crate::backup::BackupError;
-use crate::config::Config;
+use crate::config::{Config, DatabaseConfig};
 use crate::db::executions::Status;
+use crate::db::{self, DatabaseError};
 use crate::policy::PolicyError;
 use crate::report::parameters::ParameterError;
 use crate::report::source::ReportDatabase;
@@ -50,6 +52,20 @@ pub struct Services {
     pub store: Store,
     /// Settings.
     pub config: Arc<Config>,
+}
+
+/// Where reports are read: from the replica that the settings name, with the primary behind it.
+///
+/// # Errors
+/// A URL is missing or cannot be read.
+pub fn report_database(config: &DatabaseConfig) -> Result<ReportDatabase, DatabaseError> {
+    let reports = ReportDatabase::new(db::report_options(config)?);
+    let has_replica = config.report_url.is_some() && config.report_password.is_some();
+    if !has_replica || config.replica_max_lag_secs == 0 {
+        return Ok(reports);
+    }
+    let max_lag = Duration::from_secs(config.replica_max_lag_secs);
+    Ok(reports.or_primary(db::primary_report_options(config)?, max_lag))
 }
 
 /// A use case was refused or failed. Each variant is one answer that callers can act on.

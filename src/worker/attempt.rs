@@ -327,6 +327,7 @@ async fn manifest(
         started_at: claimed.started_at,
         duration_ms,
         worker: context.worker_id.to_string(),
+        trace_id: claimed.trace_id.clone(),
         peak_memory_bytes: peak_memory_bytes(),
         registrar_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
@@ -387,6 +388,7 @@ async fn settle_patiently(
                     "format" => claimed.format.clone(), "outcome" => label
                 )
                 .record(began.elapsed().as_secs_f64());
+                metrics::counter!("registrar_attempts_total", "outcome" => label).increment(1);
                 return;
             }
             Err(error) if Instant::now() < give_up => {
@@ -468,6 +470,13 @@ async fn publish(
         "registrar_executions_finished_total", "outcome" => "completed", "code" => ""
     )
     .increment(1);
+    for (what, count) in [
+        ("registrar_result_rows_total", published.row_count),
+        ("registrar_result_bytes_total", published.size_bytes),
+    ] {
+        metrics::counter!(what, "format" => claimed.format.clone())
+            .increment(u64::try_from(count).unwrap_or(0));
+    }
     tracing::info!(
         rows = published.row_count,
         size_bytes = published.size_bytes,

@@ -24,6 +24,7 @@ use crate::queue::{
 use crate::service::Services;
 pub mod attempt;
 pub mod delivery;
+mod gauges;
 pub mod jobs;
 pub mod lifecycle;
 pub mod presence;
@@ -101,6 +102,7 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
     let standstill = shutdown.child_token();
     let keeping = tokio::spawn(presence.keep(ended.clone(), standstill.clone()));
     let reaping = tokio::spawn(reaper::run(context.clone(), shutdown.clone()));
+    tokio::spawn(gauges::run(context.clone(), ended.clone()));
     let grace = tokio::spawn(end_after_grace(context.clone(), shutdown.clone()));
     let sender = Sender::new(&services.config.webhook).context("make the client of webhooks")?;
     let monitored = monitor(&context, &sender).run_with_signal(async move {

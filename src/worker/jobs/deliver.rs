@@ -15,7 +15,7 @@ pub async fn run(
     context: Data<Context>,
     sender: Data<Sender>,
 ) -> Result<(), BoxDynError> {
-    // The delivery gets another ticket from the reaper.
+    // The delivery gets another ticket from the scheduler.
     if !context.may_take(Queue::Deliveries).await {
         return Ok(());
     }

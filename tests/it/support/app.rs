@@ -15,9 +15,8 @@ use registrar::db::{self};
 use registrar::report::Presentation;
 use registrar::report::definition::Definition;
 use registrar::report::manifest::Manifest;
-use registrar::report::source::ReportDatabase;
 use registrar::service::executions::{Submission, Submitted};
-use registrar::service::{Caller, ServiceError, Services};
+use registrar::service::{Caller, ServiceError, Services, report_database};
 use registrar::store::Store;
 use registrar::writer::Format;
 use secrecy::SecretString;
@@ -111,7 +110,7 @@ pub fn jobs_dir() -> PathBuf {
 pub(super) fn services(config: &Config) -> Services {
     Services {
         db: db::connect_lazily(&config.database).unwrap(),
-        reports: ReportDatabase::new(db::report_options(&config.database).unwrap()),
+        reports: report_database(&config.database).unwrap(),
         store: Store::open(&config.store).unwrap(),
         config: Arc::new(config.clone()),
     }

@@ -103,6 +103,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
     let Config {
         database,
         http,
+        operations,
         store,
         worker,
         report,
@@ -120,10 +121,18 @@ fn environment(config: &Config) -> Vec<(String, String)> {
     let settings: [(&str, Option<String>); _] = [
         ("DATABASE__URL", secret(&database.url)),
         ("DATABASE__REPORT_URL", secret(&database.report_url)),
+        ("DATABASE__REPLICA_MAX_LAG_SECS", Some(database.replica_max_lag_secs.to_string())),
         ("DATABASE__REPORT_PASSWORD", secret(&database.report_password)),
         ("DATABASE__MAX_CONNECTIONS", Some(database.max_connections.to_string())),
         ("DATABASE__ACQUIRE_TIMEOUT_SECS", Some(database.acquire_timeout_secs.to_string())),
         ("HTTP__LISTEN", Some(http.listen.to_string())),
+        ("HTTP__SHUTDOWN_DELAY_SECS", Some(http.shutdown_delay_secs.to_string())),
+        ("HTTP__SHUTDOWN_GRACE_SECS", Some(http.shutdown_grace_secs.to_string())),
+        (
+            "OPERATIONS__OTLP_ENDPOINT",
+            operations.otlp_endpoint.as_ref().map(|url| url.as_str().to_owned()),
+        ),
+        ("OPERATIONS__LISTEN", operations.listen.map(|address| address.to_string())),
         ("STORE__URL", Some(store.url.clone())),
         ("STORE__ENDPOINT", store.endpoint.clone()),
         ("STORE__REGION", store.region.clone()),
