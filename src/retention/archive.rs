@@ -4,12 +4,16 @@
 //! An archive table has the live table's columns, primary key, `archived_at` and
 //! `archive_run_id`; no foreign keys, because what it points at may go its own way. A column that
 //! the live table gains is added; a column whose type has changed is refused, for a person to mend.
+//!
+//! Holds, classes and erasures follow a row by [`archive_name`] and [`origin`], so these two are the
+//! only place that knows how archives are named.
 
+use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::catalog::{Catalog, Table};
 use super::error::RetentionError;
-use super::sql::{Ident, Literal, TableName, dynamic, list};
+use super::sql::{DEFAULT_SCHEMA, Ident, Literal, TableName, dynamic, list};
 
 /// The schema of archive tables.
 pub const ARCHIVE_SCHEMA: &str = "archive";
@@ -22,9 +26,47 @@ pub const ARCHIVE_RUN_ID: &str = "archive_run_id";
 /// The role that reports run as, where it exists.
 const REPORT_ROLE: &str = "registrar_report";
 
-/// The archive table of a live table: the same name, because holds follow a row by it.
+/// Between the schema and the table in the name of an archive.
+const SEPARATOR: &str = "__";
+/// PostgreSQL cuts longer names off.
+const MAX_NAME_BYTES: usize = 63;
+/// Digits of the hash that stands for what is cut off.
+const HASH_DIGITS: usize = 16;
+
+/// The archive table of a live table: `archive.orders`, or `archive.sales__orders` for a table of
+/// another schema than the default one. No two tables have the same archive: the first separator
+/// ends the schema, and where that would mislead, or the name is too long, a hash is a part of it.
 pub fn archive_name(live: &TableName) -> TableName {
-    TableName::new(ARCHIVE_SCHEMA, live.name.as_str())
+    let (schema, table) = (live.schema.as_str(), live.name.as_str());
+    if schema == DEFAULT_SCHEMA && !table.contains(SEPARATOR) {
+        return TableName::new(ARCHIVE_SCHEMA, table);
+    }
+    let whole = format!("{schema}{SEPARATOR}{table}");
+    let misleads = schema.contains(SEPARATOR) || schema.ends_with('_');
+    if !misleads && whole.len() <= MAX_NAME_BYTES {
+        return TableName::new(ARCHIVE_SCHEMA, whole);
+    }
+    let hash = hex::encode(Sha256::digest(format!("{schema}\0{table}")));
+    let room = MAX_NAME_BYTES - HASH_DIGITS - SEPARATOR.len();
+    let kept = whole.floor_char_boundary(room);
+    let name = format!("{}{SEPARATOR}{}", &whole[..kept], &hash[..HASH_DIGITS]);
+    TableName::new(ARCHIVE_SCHEMA, name)
+}
+
+/// Whether a table is an archive of another one.
+pub fn is_archive(table: &TableName) -> bool {
+    table.schema.as_str() == ARCHIVE_SCHEMA
+}
+
+/// Whether `archive` is where the rows of `live` go.
+pub fn is_archive_of(archive: &TableName, live: &TableName) -> bool {
+    is_archive(archive) && !is_archive(live) && archive_name(live) == *archive
+}
+
+/// The live table that the rows of an archive came from; `None` if it is gone, or for a table that
+/// is no archive.
+pub fn origin<'a>(catalog: &'a Catalog, archive: &TableName) -> Option<&'a Table> {
+    catalog.tables().find(|live| is_archive_of(archive, &live.name))
 }
 
 /// Makes or extends the archive table of `live`, and its view. Does nothing when all is there.
@@ -46,8 +88,12 @@ pub async fn prepare(
             return Err(RetentionError::refused("unplanned", message));
         }
     }
+    if is_archive(&live.name) {
+        let message = format!("table `{}` is an archive: it can only be purged", live.name.plain());
+        return Err(RetentionError::refused("unplanned", message));
+    }
     let name = archive_name(&live.name);
-    if let Some(other) = origin(connection, &name).await?
+    if let Some(other) = made_for(connection, &name).await?
         && other != live.name.to_string()
     {
         let message = format!("`{}` holds rows of {other}: rename one of the tables", name.plain());
@@ -71,7 +117,7 @@ pub async fn prepare(
 }
 
 /// The table that an archive table was made for; it says so in its comment.
-async fn origin(
+async fn made_for(
     connection: &mut PgConnection,
     archive: &TableName,
 ) -> Result<Option<String>, sqlx::Error> {
@@ -128,9 +174,14 @@ fn extend(live: &Table, archived: &Table) -> Result<Vec<String>, RetentionError>
     Ok(statements)
 }
 
+/// The view is called as the archive, so that no two tables share one.
+fn view_name(archived: &TableName) -> TableName {
+    TableName::new(EVERYTHING_SCHEMA, archived.name.as_str())
+}
+
 /// The view over live and archived rows.
 fn view(live: &Table, archived: &TableName) -> Vec<String> {
-    let name = TableName::new(EVERYTHING_SCHEMA, live.name.name.as_str());
+    let name = view_name(archived);
     let columns = list("", live.columns.iter().map(|column| &column.name));
     vec![
         // Dropped and made again: a view's columns cannot be changed otherwise.
@@ -162,7 +213,7 @@ async fn grant(connection: &mut PgConnection, live: &Table) -> Result<(), Retent
         return Ok(());
     }
     let visible: Vec<_> = visible.into_iter().map(Ident::new).collect();
-    let name = TableName::new(EVERYTHING_SCHEMA, live.name.name.as_str());
+    let name = view_name(&archive_name(&live.name));
     let grants = format!(
         "grant usage on schema {EVERYTHING_SCHEMA} to {REPORT_ROLE}; \
          grant select ({}, {ARCHIVED_AT}) on {name} to {REPORT_ROLE}",
@@ -212,4 +263,39 @@ pub(super) fn row_hash(table: &Table, alias: &str, columns: &[&Ident]) -> String
 /// The literal of a run's number.
 pub(super) fn run_literal(run_id: i64) -> String {
     format!("{}::bigint", Literal::new(run_id.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn name(schema: &str, table: &str) -> String {
+        let archive = archive_name(&TableName::new(schema, table));
+        assert_eq!(archive.schema.as_str(), ARCHIVE_SCHEMA);
+        archive.name.as_str().to_owned()
+    }
+
+    #[test]
+    fn an_archive_is_named_for_its_table_and_its_schema() {
+        assert_eq!(name("public", "orders"), "orders");
+        assert_eq!(name("sales", "orders"), "sales__orders");
+        assert_eq!(name("public", "sales__orders"), "public__sales__orders");
+    }
+
+    #[test]
+    fn no_two_tables_have_the_same_archive_and_no_name_is_cut_off() {
+        let long = "x".repeat(MAX_NAME_BYTES);
+        let wide = "é".repeat(31);
+        let words = ["a", "b", "a_", "_b", "a__b", "b__a", "a__", "__b", "public", &long, &wide];
+        let mut seen = BTreeSet::new();
+        for schema in words {
+            for table in words {
+                let archive = name(schema, table);
+                assert!(archive.len() <= MAX_NAME_BYTES, "{archive}");
+                assert!(seen.insert(archive.clone()), "{schema}.{table} is another's {archive}");
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use super::archive::origin;
 use super::catalog::{Catalog, Table};
 use super::sql::TableName;
 use crate::policy::{self, Policies, Policy};
@@ -117,8 +118,5 @@ fn table_name(name: &policy::TableName) -> TableName {
 
 /// The table, or where it is an archive that does not exist yet, the one that its rows come from.
 fn find<'a>(catalog: &'a Catalog, name: &TableName) -> Option<&'a Table> {
-    let is_origin = |live: &&Table| {
-        !super::hold::is_archive(&live.name) && super::hold::archived(&live.name) == *name
-    };
-    catalog.table(name).or_else(|| catalog.tables().find(is_origin))
+    catalog.table(name).or_else(|| origin(catalog, name))
 }

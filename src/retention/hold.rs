@@ -19,8 +19,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use super::archive::{ARCHIVE_SCHEMA, is_archive_of};
 use super::catalog::Catalog;
-use super::sql::{DEFAULT_SCHEMA, Ident, Literal, TableName};
+use super::sql::{Ident, Literal, TableName};
 use crate::db::holds::{self, HoldRow};
 use crate::policy::{Classification, Condition};
 
@@ -29,8 +30,6 @@ mod subject;
 
 pub use place::{PlaceError, Placement, place};
 
-/// Where archived rows are.
-const ARCHIVE_SCHEMA: &str = "archive";
 /// Most rows of one hold: they stand in every statement of a run.
 pub const MAX_KEYS: usize = 10_000;
 /// Most holds in force at once, for the same reason.
@@ -235,21 +234,7 @@ fn over_row(table: &TableName, condition: &Condition, alias: &Ident) -> String {
 
 /// Whether a row of one table can become a row of the other by archive or restore.
 fn is_same_row_kind(a: &TableName, b: &TableName) -> bool {
-    a == b || (is_archive(b) && archived(a) == *b) || (is_archive(a) && archived(b) == *a)
-}
-
-/// Where the rows of a live table go: `archive.orders`, or `archive.sales__orders` for those of
-/// another schema than the default one.
-pub(super) fn archived(live: &TableName) -> TableName {
-    let name = match live.schema.as_str() {
-        DEFAULT_SCHEMA => live.name.as_str().to_owned(),
-        schema => format!("{schema}__{}", live.name.as_str()),
-    };
-    TableName::new(ARCHIVE_SCHEMA, name)
-}
-
-pub(super) fn is_archive(table: &TableName) -> bool {
-    table.schema.as_str() == ARCHIVE_SCHEMA
+    a == b || is_archive_of(b, a) || is_archive_of(a, b)
 }
 
 /// A row of the table of holds as what it means.

@@ -7,7 +7,7 @@
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, Row};
 
-use super::archive::{ARCHIVE_RUN_ID, archive_name, row_hash, run_literal};
+use super::archive::{ARCHIVE_RUN_ID, archive_name, is_archive, row_hash, run_literal};
 use super::catalog::{Catalog, Column, Table};
 use super::error::RetentionError;
 use super::sql::{Ident, Literal, TableName, dynamic, list};
@@ -69,7 +69,7 @@ pub fn archives(catalog: &Catalog) -> Vec<ArchiveTable> {
         .tables()
         .filter_map(|live| {
             let archived = catalog.table(&archive_name(&live.name))?;
-            (archived.name != live.name).then(|| ArchiveTable {
+            Some(ArchiveTable {
                 table: live.name.plain(),
                 estimated_rows: archived.estimated_rows,
                 size_bytes: archived.size_bytes,
@@ -89,7 +89,7 @@ pub async fn restore_table(
     which: &Which,
 ) -> Result<Restored, RetentionError> {
     let live = catalog.table(table);
-    let archived = catalog.table(&archive_name(table)).filter(|a| a.name != *table);
+    let archived = catalog.table(&archive_name(table)).filter(|_| !is_archive(table));
     let (Some(live), Some(archived)) = (live, archived) else {
         let message = format!("nothing of table `{}` is archived", table.plain());
         return Err(RetentionError::refused("no_archive", message));

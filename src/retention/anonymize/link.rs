@@ -3,8 +3,9 @@
 //! Statements that use a link have the table under the alias `t` and people's keys, as an array of
 //! texts, as their first bound value.
 
-use super::plan::{ARCHIVE_SCHEMA, KeyColumn, PlanFault, find_classified};
+use super::plan::{KeyColumn, PlanFault, find_classified, live_name};
 use crate::policy::{Classification, SubjectLink};
+use crate::retention::archive::archive_name;
 use crate::retention::catalog::{Catalog, Table};
 use crate::retention::sql::{Ident, Literal, TableName};
 
@@ -54,14 +55,14 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     fn of(&mut self, table: &Table, alias: &str, steps: u32) -> Vec<Link> {
-        if table.name.name == self.subject.name {
+        let live = live_name(self.classification, &table.name);
+        if live == *self.subject {
             let key = &self.key.name;
             return vec![self.column(table, alias, key, false)].into_iter().flatten().collect();
         }
-        let live = TableName::new(self.subject.schema.as_str(), table.name.name.as_str());
-        let classified = find_classified(self.classification, &table.name)
-            .or_else(|| find_classified(self.classification, &live));
-        let Some(classified) = classified else { return Vec::new() };
+        let Some(classified) = find_classified(self.classification, &live) else {
+            return Vec::new();
+        };
         // Keys of other people's tables are links as well: only those that lead here count.
         let mut links = Vec::new();
         for link in &classified.subject {
@@ -136,7 +137,7 @@ impl Finder<'_> {
             return None;
         };
         let target = key.parent_columns.first()?.clone();
-        let places = [key.parent.clone(), TableName::new(ARCHIVE_SCHEMA, key.parent.name.as_str())];
+        let places = [key.parent.clone(), archive_name(&key.parent)];
         let inner = format!("{alias}p");
         let (mut conditions, mut people) = (Vec::new(), Vec::new());
         for place in places {

@@ -12,13 +12,11 @@ use sqlx::PgConnection;
 
 use super::link::{self, Link};
 use crate::policy::{Account, Class, Classification, ClassifiedTable, ColumnName};
+use crate::retention::archive::{archive_name, is_archive_of};
 use crate::retention::catalog::{Catalog, Column, Table};
 use crate::retention::sql::{self, Ident, TableName};
 use crate::retention::treatment::json::Scrub;
 use crate::retention::treatment::{Anonymity, NetworkBits, TokenShape, Treatment, Truncation};
-
-/// Where archived rows are; the tables there are classed as the live ones of the same name.
-pub const ARCHIVE_SCHEMA: &str = "archive";
 
 /// Everything that an erasure of people of one table needs to know.
 #[derive(Debug, Clone)]
@@ -259,20 +257,18 @@ impl<'a> Maker<'a> {
         let mut names = BTreeSet::new();
         for name in self.classification.tables.keys() {
             let live = TableName::new(name.schema(), name.table());
-            let archived = TableName::new(ARCHIVE_SCHEMA, name.table());
+            let archived = archive_name(&live);
             names.extend([live, archived].into_iter().filter(|n| self.catalog.table(n).is_some()));
         }
         let mut ordered: Vec<_> = self.catalog.order(&names).into_iter().flatten().collect();
         // Foreign keys say nothing of archives: whatever the order, people come last.
-        ordered.sort_by_key(|name| name.name == subject.name);
+        ordered.sort_by_key(|name| live_name(self.classification, name) == *subject);
         let (mut visits, mut searched) = (Vec::new(), Vec::new());
         for name in ordered {
-            let live = TableName::new(subject.schema.as_str(), name.name.as_str());
-            let Some(classified) = self.classified(&name).or_else(|| self.classified(&live)) else {
-                continue;
-            };
+            let live = live_name(self.classification, &name);
+            let Some(classified) = self.classified(&live) else { continue };
             let Some(table) = self.catalog.table(&name) else { continue };
-            let is_live = self.classified(&name).is_some();
+            let is_live = name == live;
             let columns = self.treated(table, classified, is_live);
             let table_key = self.key_of(table);
             let links = link::links(self.classification, self.catalog, subject, key, table);
@@ -322,7 +318,7 @@ impl<'a> Maker<'a> {
                     columns,
                     owner: person(false),
                     about: person(true),
-                    is_subject: table.name.name == subject.name,
+                    is_subject: live == *subject,
                 });
             }
         }
@@ -535,6 +531,17 @@ fn names_of(account: &Account, columns: &[Treated]) -> Vec<Vec<Ident>> {
     });
     names.extend(others.map(|column| vec![column.name.clone()]));
     names
+}
+
+/// The table that says what the rows of `table` are: itself, or for an archive that is not classed
+/// by its own name the one that they came from, though it may be gone.
+pub(super) fn live_name(classification: &Classification, table: &TableName) -> TableName {
+    if find_classified(classification, table).is_some() {
+        return table.clone();
+    }
+    let mut classed =
+        classification.tables.keys().map(|name| TableName::new(name.schema(), name.table()));
+    classed.find(|live| is_archive_of(table, live)).unwrap_or_else(|| table.clone())
 }
 
 /// What the classification says of a table.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::super::archive::{ARCHIVE_RUN_ID, ARCHIVED_AT, archive_name, is_archive, origin};
 use super::super::catalog::{Catalog, Table};
-use super::super::hold;
 use super::super::sql::{Ident, TableName};
 use super::{Findings, table_name};
 use crate::policy::{
@@ -12,13 +12,13 @@ use crate::policy::{
 };
 
 /// Columns that the engine adds to an archive.
-const ARCHIVE_COLUMNS: [&str; 2] = ["archived_at", "archive_run_id"];
+const ARCHIVE_COLUMNS: [&str; 2] = [ARCHIVED_AT, ARCHIVE_RUN_ID];
 
 pub(super) fn check(catalog: &Catalog, classification: &Classification, findings: &mut Findings) {
     for table in catalog.tables() {
         match classified(classification, &table.name) {
             Some(classes) => check_columns(table, classes, findings),
-            None if hold::is_archive(&table.name) => {
+            None if is_archive(&table.name) => {
                 check_archive(catalog, classification, table, findings);
             }
             None => {
@@ -85,7 +85,7 @@ fn check_archive(
     archive: &Table,
     findings: &mut Findings,
 ) {
-    let origin = catalog.tables().find(|live| hold::archived(&live.name) == archive.name);
+    let origin = origin(catalog, &archive.name);
     let classes = origin.and_then(|live| classified(classification, &live.name));
     let is_classed = |name: &str| {
         ARCHIVE_COLUMNS.contains(&name)
@@ -120,7 +120,7 @@ fn check_existence(
     classes: &ClassifiedTable,
     findings: &mut Findings,
 ) {
-    let archive = catalog.table(&hold::archived(&table.name));
+    let archive = catalog.table(&archive_name(&table.name));
     let exists = |name: &str| {
         let name = Ident::new(name);
         table.column(&name).is_some() || archive.is_some_and(|table| table.column(&name).is_some())

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::super::archive::{is_archive, origin};
 use super::super::catalog::Catalog;
-use super::super::hold;
 use super::super::sql::Ident;
 use super::classes::classified;
 use crate::policy::{Class, Classification, ClassifiedColumn, ColumnName, Treatment};
@@ -27,9 +27,8 @@ pub struct CoveredColumn {
 pub fn coverage(catalog: &Catalog, classification: &Classification) -> Vec<CoveredColumn> {
     let (mut live, mut archives) = (Vec::new(), Vec::new());
     for table in catalog.tables() {
-        let origin = catalog.tables().find(|live| hold::archived(&live.name) == table.name);
-        let is_archive = hold::is_archive(&table.name);
-        let name = origin.filter(|_| is_archive).map_or(&table.name, |origin| &origin.name);
+        let is_archive = is_archive(&table.name);
+        let name = origin(catalog, &table.name).map_or(&table.name, |origin| &origin.name);
         let classes = classified(classification, name);
         let home = if is_archive { &mut archives } else { &mut live };
         for column in &table.columns {

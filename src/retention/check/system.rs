@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::super::archive::{archive_name, is_archive_of};
 use super::super::catalog::Catalog;
-use super::super::hold;
 use super::super::sql::TableName;
 use super::tables::{Ruled, Takes, ruled};
 use super::{Findings, file_of, table_name};
@@ -86,12 +86,12 @@ fn check_children(
         }
         if let Takes::Purge(IfReferenced::Refuse | IfReferenced::Cascade(_)) = rule.takes
             && own.iter().any(|other| matches!(other.rule.takes, Takes::Archive { .. }))
-            && !is_purged_by_then(rules, rule, &hold::archived(&key.child))
+            && !is_purged_by_then(rules, rule, &archive_name(&key.child))
         {
             let message = format!(
                 "is deleted, and archived rows of `{child}` would point at nothing: purge `{}` \
                  first, or set if_referenced = \"anonymize\"",
-                hold::archived(&key.child).plain(),
+                archive_name(&key.child).plain(),
             );
             findings.error(file, rule.name.plain(), message);
         }
@@ -151,7 +151,7 @@ fn check_order(rules: &[Placed<'_>], placed: &Placed<'_>, findings: &mut Finding
             );
             findings.error(file, purge.name.plain(), message);
         }
-        if hold::archived(name) == purge.name && after.is_at_least(purge.after) {
+        if is_archive_of(&purge.name, name) && after.is_at_least(purge.after) {
             let message = format!(
                 "is deleted after {}, as soon as {} has archived it after {after}: keep it longer, \
                  or purge the live table",

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
+use super::super::archive::is_archive;
 use super::super::catalog::{Catalog, Column, ForeignKey, Index, Table};
 use super::super::condition::{self, ConditionFault};
-use super::super::hold;
 use super::super::sql::{Ident, TableName, list};
 use super::classes::classified;
 use super::{Findings, file_of, find, table_name};
@@ -88,7 +88,7 @@ pub(super) async fn check(
             let message = "is partitioned: name its partitions, or detach old ones instead";
             findings.error(&file, &plain, message);
         }
-        if matches!(rule.takes, Takes::Archive { .. }) && hold::is_archive(&table.name) {
+        if matches!(rule.takes, Takes::Archive { .. }) && is_archive(&table.name) {
             findings.error(&file, &plain, "is an archive already: name a live table, or purge it");
         }
         check_age(catalog, table, &rule, &file, findings);

@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{PgConnection, Row};
 
+use super::super::archive::ARCHIVE_SCHEMA;
 use super::super::catalog::{Catalog, Table};
 use super::super::condition::{self, ConditionFault};
 use super::super::sql::{Ident, TableName, dynamic};
-use super::{ARCHIVE_SCHEMA, Keys, MAX_IN_FORCE, MAX_KEYS, Scope};
+use super::{Keys, MAX_IN_FORCE, MAX_KEYS, Scope};
 use crate::db::holds::{self, NewHold};
 use crate::policy::Condition;
 

@@ -1,8 +1,9 @@
 //! Which rows belong to a person: foreign keys and the classification's links, turned into SQL.
 
+use super::super::archive::{archive_name, is_archive, origin};
 use super::super::catalog::{Catalog, ForeignKey, OnDelete, Table};
 use super::super::sql::{Ident, Literal, TableName, list};
-use super::{Keys, any, archived, is_archive};
+use super::{Keys, any};
 use crate::policy::{Classification, ClassifiedTable, SubjectLink};
 
 /// A person, and what is known of how rows hang together.
@@ -26,20 +27,16 @@ enum Reach {
 impl Links<'_> {
     /// Conditions of which one is true where the row of `alias` belongs to the person.
     pub(super) fn conditions(&self, table: &TableName, alias: &Ident) -> Vec<String> {
-        self.originals(table)
-            .into_iter()
-            .flat_map(|original| self.conditions_of(original, alias, &mut Vec::new(), Reach::All))
-            .collect()
+        let original = self.original(table);
+        original.map_or_else(Vec::new, |original| {
+            self.conditions_of(original, alias, &mut Vec::new(), Reach::All)
+        })
     }
 
-    /// The tables whose foreign keys tell what the columns of `table` mean: itself, or for an
-    /// archived one those that its rows came from.
-    fn originals(&self, table: &TableName) -> Vec<&Table> {
-        if !is_archive(table) {
-            return self.catalog.table(table).into_iter().collect();
-        }
-        let is_origin = |live: &&Table| !is_archive(&live.name) && archived(&live.name) == *table;
-        self.catalog.tables().filter(is_origin).collect()
+    /// The table whose foreign keys tell what the columns of `table` mean: itself, or for an
+    /// archived one that which its rows came from.
+    fn original(&self, table: &TableName) -> Option<&Table> {
+        if is_archive(table) { origin(self.catalog, table) } else { self.catalog.table(table) }
     }
 
     /// `path` holds the tables passed on the way here, so that circles end.
@@ -98,7 +95,7 @@ impl Links<'_> {
         if conditions.is_empty() {
             return None;
         }
-        let archive = self.catalog.table(&archived(&key.parent));
+        let archive = self.catalog.table(&archive_name(&key.parent));
         let homes = [Some(&key.parent), archive.map(|table| &table.name)];
         let columns = list(&format!("{parent_alias}."), &key.parent_columns);
         let parents: Vec<_> = homes

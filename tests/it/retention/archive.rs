@@ -274,3 +274,62 @@ async fn held_rows_stay_as_they_are_and_so_do_their_parents() {
     assert_eq!(before, after);
     world.end().await;
 }
+
+#[tokio::test]
+async fn tables_of_one_name_in_several_schemas_have_archives_and_holds_of_their_own() {
+    let world = World::new(
+        Contents::Schema,
+        "create schema sales;
+         create schema lab;
+         create table sales.orders (id int primary key, at date);
+         create table lab.orders (id int primary key, at date);
+         create table orders (id int primary key, at date);
+         insert into sales.orders select n, '2000-01-01' from generate_series(1, 4) n;
+         insert into lab.orders select * from sales.orders;
+         insert into orders select * from sales.orders;
+         insert into holds (scope, table_name, key_columns, keys, reason)
+         values ('rows', 'sales.orders', '{id}', '[[\"1\"]]', 'held while it is live');",
+    )
+    .await;
+    let rules = |names: [&str; 3], rest: &str| {
+        let rule = |name| {
+            format!("[[table]]\nname = \"{name}\"\nage = \"at\"\nafter = \"1 year\"\n{rest}")
+        };
+        names.map(rule).concat()
+    };
+    let live = rules(["sales.orders", "lab.orders", "orders"], "");
+    let tables = world.run(&policy("archive", &live)).await;
+    let done: Vec<_> = tables.iter().map(|t| (t.table_name.as_str(), t.done, t.held)).collect();
+    assert_eq!(done, [("lab.orders", 4, 0), ("orders", 4, 0), ("sales.orders", 3, 1)]);
+    let everywhere = "select (select count(*) from everything.sales__orders)
+                           + (select count(*) from everything.lab__orders)
+                           + (select count(*) from everything.orders)";
+    assert_eq!(world.number(everywhere).await, 12);
+
+    world
+        .execute(
+            "insert into holds (scope, table_name, key_columns, keys, reason)
+             values ('rows', 'sales.orders', '{id}', '[[\"3\"]]', 'held in the archive');",
+        )
+        .await;
+    let archives = ["archive.sales__orders", "archive.lab__orders", "archive.orders"];
+    let tables =
+        world.run(&policy("purge", &rules(archives, "if_referenced = \"refuse\"\n"))).await;
+    let done: Vec<_> = tables.iter().map(|t| (t.table_name.as_str(), t.done, t.held)).collect();
+    assert_eq!(
+        done,
+        [("archive.lab__orders", 4, 0), ("archive.orders", 4, 0), ("archive.sales__orders", 2, 1)]
+    );
+    assert_eq!(
+        world.text("select string_agg(id::text, ',') from archive.sales__orders").await,
+        "3"
+    );
+
+    let catalog = world.catalog().await;
+    let table = "sales.orders".parse().unwrap();
+    let found = restore_table(&world.db, &catalog, &table, &Which::All).await.unwrap();
+    assert_eq!((found.restored, found.conflicts()), (1, 0));
+    let tables = world.run(&policy("archive", &live)).await;
+    assert_eq!(tables[2].held, 2, "a hold follows the row there and back");
+    world.end().await;
+}
