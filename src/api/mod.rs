@@ -159,6 +159,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(runs::start_run))
         .routes(routes!(runs::list_runs))
         .routes(routes!(runs::show_run))
+        .routes(routes!(runs::list_exports))
         .routes(routes!(runs::approve_run))
         .routes(routes!(runs::pause_run))
         .routes(routes!(runs::resume_run))

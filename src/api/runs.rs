@@ -16,13 +16,14 @@ use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
 use crate::retention::plan::Preview;
 use crate::retention::restore::{ArchiveTable, Restored, Which};
-use crate::retention::run::{Run, RunFilter, RunStatus, UnknownRunStatus};
+use crate::retention::run::{Run, RunExport, RunFilter, RunStatus, UnknownRunStatus};
 use crate::retention::sql::TableName;
 use crate::service::runs::RunDetail;
 
 /// Most runs on a page, and what a page has where the client does not say.
 const MAX_PAGE: i64 = 200;
 const DEFAULT_PAGE: i64 = 50;
+const SKIP: &str = "must be a number, 0 or more";
 
 /// What a run is started with.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -49,6 +50,13 @@ pub struct RestoreBody {
 pub struct RunPage {
     /// The runs.
     pub runs: Vec<Run>,
+}
+
+/// Files that a run wrote to the store, by table and number.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExportPage {
+    /// The files.
+    pub exports: Vec<RunExport>,
 }
 
 /// Archive tables.
@@ -148,11 +156,7 @@ pub async fn list_runs(
         status: query.parse("status", &UnknownRunStatus.to_string()),
         before: query.parse("before", "must be the number of a run"),
     };
-    let limits = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &limits);
-    }
+    let limit = page(&mut query);
     query.finish()?;
     let runs = state.services.list_runs(&caller, &filter, limit).await?;
     Ok(Json(RunPage { runs }).into_response())
@@ -176,6 +180,45 @@ pub async fn show_run(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     Ok(Json(state.services.show_run(&caller, id).await?).into_response())
+}
+
+/// List the files of a run
+///
+/// Where the policy says `export`, rows are written to the store, and the file read back, before
+/// they leave their table.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{id}/exports",
+    tag = "lifecycle",
+    params(
+        ("id" = i64, Path, description = "Number of the run.", example = 12),
+        ("skip" = Option<i64>, Query, description = "Leave so many out: the next page.",
+            minimum = 0),
+        ("limit" = Option<i64>, Query, description = "Files on a page; 50 if not given.",
+            minimum = 1, maximum = 200),
+    ),
+    responses((status = 200, description = "By table and number.", body = ExportPage,
+        example = json!({"exports": [{
+            "position": 0, "table_name": "audit_logs", "number": 1, "row_count": 4_800,
+            "object_path": "archive/0000000012/audit_logs/000001-9f86….parquet",
+            "size_bytes": 310_000, "sha256": "9f86…", "created_at": "2026-07-01T00:00:06Z",
+            "expires_at": "2033-07-01T00:00:06Z", "removed_at": null}]})))
+)]
+pub async fn list_exports(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    ExecutionId(id): ExecutionId,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let mut query = QueryReader::new(query.as_deref());
+    let skip = query.parse("skip", SKIP).unwrap_or(0);
+    if skip < 0 {
+        query.refuse("skip", "invalid", SKIP);
+    }
+    let limit = page(&mut query);
+    query.finish()?;
+    let exports = state.services.list_exports(&caller, id, skip, limit).await?;
+    Ok(Json(ExportPage { exports }).into_response())
 }
 
 /// Approve a run
@@ -319,6 +362,15 @@ fn read<T: serde::de::DeserializeOwned>(
 ) -> Result<T, Problem> {
     // serde_json's own message can repeat what was given.
     serde_json::from_value(Value::Object(object)).map_err(|_| invalid(expected))
+}
+
+fn page(query: &mut QueryReader) -> i64 {
+    let limits = format!("must be between 1 and {MAX_PAGE}");
+    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        query.refuse("limit", "invalid", &limits);
+    }
+    limit
 }
 
 fn invalid(expected: &str) -> Problem {

@@ -111,6 +111,21 @@ enum RunVerb {
         /// The run
         id: i64,
     },
+    /// List the files that a run wrote to the store before rows left
+    #[command(after_help = "Example:\n  registrar run exports 12")]
+    Exports {
+        /// The run
+        id: i64,
+        /// Leave the first so many out
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+        skip: i64,
+        /// At most this many
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(i64).range(1..=200))]
+        limit: i64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     #[command(flatten)]
     Proof(ProofVerb),
 }
@@ -211,6 +226,25 @@ pub async fn run(command: RunCommand) -> anyhow::Result<ExitCode> {
             }
         }
         RunVerb::Show { id } => say_json(&services.show_run(&operator(), id).await?)?,
+        RunVerb::Exports { id, skip, limit, json } => {
+            let exports = services.list_exports(&operator(), id, skip, limit).await?;
+            if json {
+                say_json(&exports)?;
+            } else {
+                let rows: Vec<_> = exports
+                    .iter()
+                    .map(|file| {
+                        vec![
+                            file.table_name.clone(),
+                            file.row_count.to_string(),
+                            file.size_bytes.to_string(),
+                            file.object_path.clone(),
+                        ]
+                    })
+                    .collect();
+                table(&["TABLE", "ROWS", "BYTES", "FILE"], &rows)?;
+            }
+        }
         RunVerb::Proof(verb) => return proof::run(verb, &services).await,
     }
     Ok(ExitCode::SUCCESS)

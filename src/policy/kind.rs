@@ -92,6 +92,8 @@ pub struct Export {
     pub format: ExportFormat,
     /// Whether the file is read back before the rows leave.
     pub verify: bool,
+    /// How long the file is kept; `None`: for ever.
+    pub keep: Option<Age>,
 }
 
 /// A format of exports.

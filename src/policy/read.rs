@@ -245,8 +245,9 @@ fn read_export(table: Reader<'_, '_>) -> Option<Export> {
     let formats = [("parquet", ExportFormat::Parquet)];
     let format = table.required("format").and_then(|item| item.choose(&formats));
     let verify = flag(&table, "verify", true);
+    let keep = optional(&table, "keep", Item::parse);
     table.finish();
-    Some(Export { format: format?, verify: verify? })
+    Some(Export { format: format?, verify: verify?, keep: keep? })
 }
 
 fn read_purge_table(table: Reader<'_, '_>) -> Option<PurgeTable> {

@@ -35,7 +35,7 @@ when_null = "indeterminate"
 name  = "logs"
 age   = "created_at"
 after = "5 years"
-export = { format = "parquet", verify = true }
+export = { format = "parquet", verify = true, keep = "7 years" }
 "#;
 
 fn parse(text: &str) -> Result<Policy, String> {
@@ -63,7 +63,10 @@ fn an_archive_policy_is_read_whole() {
     assert_eq!(tables[0].age.to_string(), "terms.end_date");
     assert_eq!(tables[0].after.to_string(), "5 years");
     assert!(!tables[0].keep_children);
-    assert_eq!(tables[1].export, Some(Export { format: ExportFormat::Parquet, verify: true }));
+    assert_eq!(
+        tables[1].export,
+        Some(Export { format: ExportFormat::Parquet, verify: true, keep: "7 years".parse().ok() })
+    );
 }
 
 #[test]

@@ -59,6 +59,12 @@ pub trait Step {
         connection: &mut PgConnection,
         rows: i64,
     ) -> impl Future<Output = Result<Progress, RetentionError>> + Send;
+
+    /// Time of the last chunk that something else than the database took: smaller chunks would not
+    /// take less of it.
+    fn elsewhere(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The attempt that works on a run.
@@ -118,7 +124,7 @@ impl<'a> ChunkLoop<'a> {
                     let taken = began.elapsed();
                     metrics::histogram!("registrar_lifecycle_chunk_seconds")
                         .record(taken.as_secs_f64());
-                    self.adapt(taken, walked);
+                    self.adapt(taken.saturating_sub(step.elsewhere()), walked);
                 }
                 Err(error) if is_lock_conflict(&error) => {
                     tries += 1;

@@ -14,6 +14,7 @@ use super::archive;
 use super::catalog::Catalog;
 use super::chunk::{Attempt, ChunkLoop};
 use super::error::RetentionError;
+use super::export::{self, Exporter};
 use super::guard::Guard;
 use super::moves::{From, Move, is_backward};
 use super::plan::{Plan, preview};
@@ -22,6 +23,7 @@ use super::rule::{Action, Rule};
 use super::run::{self, Claimed, RunTable};
 use super::sql::{Ident, TableName, dynamic};
 use crate::policy::{ApprovalRule, Classification, Policy};
+use crate::store::Store;
 
 /// Walks in a row that moved nothing although rows were free to go: they are locked all the time.
 const MAX_IDLE_PASSES: u32 = 5;
@@ -43,6 +45,7 @@ pub enum Outcome {
 /// [`RetentionError`]; everything committed so far stays done and accounted for.
 pub async fn run(
     db: &PgPool,
+    store: &Store,
     policy: &Policy,
     classification: &Arc<Classification>,
     claimed: &Claimed,
@@ -66,13 +69,17 @@ pub async fn run(
     {
         return Ok(Outcome::NeedsApproval(why));
     }
-    let worker =
-        Worker { db, catalog: &catalog, attempt, guard: &guard, time_zone: policy.time_zone };
+    let time_zone = policy.time_zone;
+    let worker = Worker { db, store, catalog: &catalog, attempt, guard: &guard, time_zone };
     let mut chunks = ChunkLoop::new(db, attempt, policy.limits, policy.time_zone);
     let mut position = 0;
     for group in &plan.groups {
         let rules = worker.places(group, &mut position).await?;
         worker.work_group(&mut chunks, &rules).await?;
+    }
+    if plan.rules().any(|rule| rule.export.is_some()) {
+        export::sweep(db, store, attempt).await?;
+        export::remove_expired(db, store).await?;
     }
     Ok(Outcome::Completed)
 }
@@ -151,6 +158,7 @@ struct Placed<'a> {
 
 struct Worker<'a> {
     db: &'a PgPool,
+    store: &'a Store,
     catalog: &'a Catalog,
     attempt: &'a Attempt,
     guard: &'a Guard,
@@ -244,6 +252,12 @@ impl Worker<'_> {
                 last_key,
                 moved: 0,
                 guard: self.guard.clone(),
+                exporter: placed.rule.export.map(|declared| Exporter {
+                    store: self.store,
+                    run_id,
+                    declared,
+                }),
+                elsewhere: Duration::ZERO,
             };
             chunks.run(&mut step).await?;
             moved += step.moved;

@@ -31,6 +31,15 @@ pub enum RetentionError {
         /// Which table.
         table: String,
     },
+    /// The store did not take, or not give back, an export.
+    #[error("rows cannot be exported: {0}")]
+    Store(#[from] crate::store::StoreError),
+    /// The store takes too long: rows are locked meanwhile.
+    #[error("the store took longer than {} s over an export", .limit.as_secs())]
+    SlowStore {
+        /// How long it had.
+        limit: std::time::Duration,
+    },
     /// The database's. Its DETAIL is never shown.
     #[error("the database refused a statement{}", sqlstate_note(.0))]
     Database(#[from] sqlx::Error),
@@ -50,6 +59,7 @@ impl RetentionError {
             Self::Stopped => "stopped",
             Self::Locked { .. } => "locked",
             Self::Unequal { .. } => "unequal",
+            Self::Store(_) | Self::SlowStore { .. } => "store",
             Self::Database(_) => "database",
         }
     }
@@ -57,7 +67,7 @@ impl RetentionError {
     /// Whether a later try may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Locked { .. } => true,
+            Self::Locked { .. } | Self::Store(_) | Self::SlowStore { .. } => true,
             Self::Database(error) => is_passing(error),
             Self::Refused { .. } | Self::Lost | Self::Stopped | Self::Unequal { .. } => false,
         }
@@ -91,6 +101,8 @@ pub(super) fn is_lock_conflict(error: &RetentionError) -> bool {
         | RetentionError::Lost
         | RetentionError::Stopped
         | RetentionError::Locked { .. }
+        | RetentionError::Store(_)
+        | RetentionError::SlowStore { .. }
         | RetentionError::Unequal { .. } => false,
     }
 }

@@ -21,6 +21,7 @@ pub mod chunk;
 pub mod condition;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod guard;
 pub mod hold;
 pub mod keyring;

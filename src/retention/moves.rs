@@ -9,9 +9,11 @@
 //!    foreign keys are checked at its end: circles can go, and nothing is left to cascade to.
 //! 4. What left and what arrived are compared by count and checksum; a difference rolls back.
 //!
-//! The cursor is stored in the same transaction.
+//! Where the policy asks for an export, what is about to leave is written to the store between 2 and
+//! 3. The cursor is stored in the same transaction.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
 
@@ -19,6 +21,7 @@ use super::archive::{ARCHIVE_RUN_ID, ARCHIVED_AT, archive_name, row_hash, run_li
 use super::catalog::{Catalog, Table};
 use super::chunk::{Progress, Step};
 use super::error::RetentionError;
+use super::export::{Exported, Exporter};
 use super::guard::Guard;
 use super::reference::References;
 use super::rule::{Action, Rule, key_match};
@@ -46,6 +49,10 @@ pub struct Move<'a> {
     pub moved: i64,
     /// The holds, brought up to date in every chunk.
     pub guard: Guard,
+    /// Writes rows to the store before they leave.
+    pub exporter: Option<Exporter<'a>>,
+    /// Time of the last chunk that the store took.
+    pub elsewhere: Duration,
 }
 
 /// Where a walk goes on.
@@ -59,6 +66,17 @@ pub enum From {
 
 /// Rows by their place in the table; they are locked, so they stay there.
 type Places = BTreeMap<TableName, Vec<String>>;
+
+/// Files by the table whose rows they hold, with their numbers.
+type Files = BTreeMap<TableName, (i32, Exported)>;
+
+/// What left a table.
+struct Gone {
+    table: TableName,
+    done: ChunkDone,
+    /// Exclusive or of the rows' hashes, for an archive.
+    hash: i64,
+}
 
 /// What step 1 found.
 struct Window {
@@ -90,12 +108,22 @@ impl Step for Move<'_> {
             // This one row cannot go: something below it must stay.
             None => Places::new(),
         };
-        let done = self.act(connection, &references, &places).await?;
-        for (table, done) in &done {
+        let Some(files) = self.export(connection, &references, &places).await? else {
+            return Ok(Progress::TooMany);
+        };
+        let gone = self.act(connection, &references, &places).await?;
+        if self.exporter.is_some() && !are_in_files(&gone, &files) {
+            // A parent has changed between the two: another look tells what may go.
+            return Ok(Progress::TooMany);
+        }
+        for Gone { table, done, hash: _ } in &gone {
             if *table == self.rule.table {
                 self.moved += done.rows;
             }
-            let position = self.along_positions.get(table).copied().unwrap_or(self.position);
+            let position = self.position_of(table);
+            if let (Some(exporter), Some((number, file))) = (self.exporter, files.get(table)) {
+                exporter.note(connection, position, *number, file).await?;
+            }
             run::store_chunk(connection, self.run_id, position, done).await?;
             metrics::counter!(
                 "registrar_lifecycle_rows_total", "action" => self.rule.action.as_str()
@@ -105,6 +133,10 @@ impl Step for Move<'_> {
         run::store_cursor(connection, self.run_id, self.position, &last).await?;
         self.from = From::After(last);
         Ok(Progress::More { walked: window.walked })
+    }
+
+    fn elsewhere(&self) -> Duration {
+        self.elsewhere
     }
 }
 
@@ -213,12 +245,50 @@ impl Move<'_> {
         Ok(Some(places))
     }
 
+    fn position_of(&self, table: &TableName) -> i32 {
+        self.along_positions.get(table).copied().unwrap_or(self.position)
+    }
+
+    /// Writes what is about to leave to the store, if the policy says so. `None`: it is too much
+    /// for one file, and there are fewer rows that could be tried.
+    async fn export(
+        &mut self,
+        connection: &mut PgConnection,
+        references: &References<'_>,
+        places: &Places,
+    ) -> Result<Option<Files>, RetentionError> {
+        self.elsewhere = Duration::ZERO;
+        let mut files = Files::new();
+        let Some(exporter) = self.exporter else { return Ok(Some(files)) };
+        let roots = places.get(&self.rule.table).map_or(0, Vec::len);
+        for (name, rows) in places.iter().filter(|(_, rows)| !rows.is_empty()) {
+            let Some(table) = self.catalog.table(name) else { continue };
+            let number = run::next_export(connection, self.run_id, self.position_of(name)).await?;
+            let condition = self.again(references, table);
+            match exporter.write(connection, table, &condition, rows, number).await? {
+                Some(exported) => {
+                    self.elsewhere += exported.took;
+                    files.insert(name.clone(), (number, exported));
+                }
+                None if roots > 1 => return Ok(None),
+                None => {
+                    let message = format!(
+                        "one row of `{}` takes along more rows than a file can hold",
+                        self.rule.table.plain()
+                    );
+                    return Err(RetentionError::refused("export_failed", message));
+                }
+            }
+        }
+        Ok(Some(files))
+    }
+
     async fn act(
         &self,
         connection: &mut PgConnection,
         references: &References<'_>,
         places: &Places,
-    ) -> Result<Vec<(TableName, ChunkDone)>, RetentionError> {
+    ) -> Result<Vec<Gone>, RetentionError> {
         let going: Vec<_> = places
             .iter()
             .filter(|(_, rows)| !rows.is_empty())
@@ -248,27 +318,29 @@ impl Move<'_> {
                 return Err(RetentionError::Unequal { table: table.name.plain() });
             }
             let keys = (row.get("keys_0"), row.get("keys_1"));
-            done.push((
-                table.name.clone(),
-                ChunkDone { rows: gone, bytes: row.get("bytes"), keys },
-            ));
+            let chunk = ChunkDone { rows: gone, bytes: row.get("bytes"), keys };
+            done.push(Gone { table: table.name.clone(), done: chunk, hash: left });
         }
         Ok(done)
+    }
+
+    /// What must still be true of a locked row, over the row as its table's name.
+    fn again(&self, references: &References<'_>, table: &Table) -> String {
+        if table.name != self.rule.table || self.rule.along.contains(&table.name) {
+            return String::new();
+        }
+        format!(
+            " and {} and not {} and not {}",
+            self.rule.is_eligible(),
+            references.is_held(self.rule),
+            references.is_blocked(self.rule)
+        )
     }
 
     fn statements(&self, references: &References<'_>, table: &Table, number: usize) -> Vec<String> {
         let columns: Vec<_> = table.columns.iter().map(|column| &column.name).collect();
         let alias = &table.name.name;
-        let again = if table.name == self.rule.table && !self.rule.along.contains(&table.name) {
-            format!(
-                " and {} and not {} and not {}",
-                self.rule.is_eligible(),
-                references.is_held(self.rule),
-                references.is_blocked(self.rule)
-            )
-        } else {
-            String::new()
-        };
+        let again = self.again(references, table);
         let mut parts = vec![format!(
             "gone_{number} as (
                  delete from {} as {alias}
@@ -330,6 +402,15 @@ impl Move<'_> {
         }
         error.into()
     }
+}
+
+/// Whether the rows that left are those in the files, no more and no fewer.
+fn are_in_files(gone: &[Gone], files: &Files) -> bool {
+    gone.iter().all(|gone| {
+        files
+            .get(&gone.table)
+            .is_some_and(|(_, file)| (file.rows, file.hash) == (gone.done.rows, gone.hash))
+    })
 }
 
 /// Whether a walk goes from the last key to the first.

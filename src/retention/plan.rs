@@ -59,13 +59,6 @@ impl Plan {
                 Cutoff::compute(connection, as_of, declared.after, policy.time_zone).await?;
             rules.push(Rule::compile(catalog, action, &declared, cutoff)?);
         }
-        if let Kind::Archive(archive) = &policy.kind
-            && archive.tables.iter().any(|table| table.export.is_some())
-        {
-            // An operator who asks for a copy must not find out later that there is none.
-            let message = "`export` is not carried out yet: leave it out to archive without";
-            return Err(RetentionError::refused("export_unsupported", message));
-        }
         for rule in &rules {
             if catalog.table(&rule.table).is_some_and(|table| table.is_partitioned) {
                 let table = rule.table.plain();
@@ -104,6 +97,7 @@ fn declared(policy: &Policy) -> Result<Vec<(Action, Declared<'_>)>, RetentionErr
                     after: table.after,
                     condition: table.condition.as_ref(),
                     along,
+                    export: table.export,
                 };
                 (Action::Archive, declared)
             })
@@ -118,6 +112,7 @@ fn declared(policy: &Policy) -> Result<Vec<(Action, Declared<'_>)>, RetentionErr
                     after: table.after,
                     condition: table.condition.as_ref(),
                     along: Along::from(&table.if_referenced),
+                    export: None,
                 };
                 (Action::Purge, declared)
             })

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use super::catalog::{Catalog, Column, ForeignKey, Table};
 use super::error::RetentionError;
 use super::sql::{Ident, Literal, TableName};
-use crate::policy::{Age, AgePath, Condition, IfReferenced};
+use crate::policy::{Age, AgePath, Condition, Export, IfReferenced};
 
 /// Ages before this are placeholders (0001-01-01, 1899-12-30), not ages.
 const OLDEST_AGE: &str = "1900-01-01";
@@ -53,6 +53,8 @@ pub struct Declared<'a> {
     pub condition: Option<&'a Condition>,
     /// Tables whose rows go with a row that they reference.
     pub along: Along<'a>,
+    /// Whether rows are written to the store before they leave.
+    pub export: Option<Export>,
 }
 
 /// Which tables' rows go with a row that they reference.
@@ -141,6 +143,8 @@ pub struct Rule {
     pub along: BTreeSet<TableName>,
     /// The cutoff.
     pub cutoff: Cutoff,
+    /// Whether rows are written to the store before they leave.
+    pub export: Option<Export>,
     /// Columns that the age stands in, for the index: the table and its column.
     pub age_column: (TableName, Ident),
     parents: String,
@@ -191,6 +195,7 @@ impl Rule {
             ),
             age,
             parents,
+            export: declared.export,
             condition: declared.condition.map(|condition| format!("({})", condition.as_sql())),
             table: name,
             action,

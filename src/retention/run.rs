@@ -22,9 +22,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
+mod export;
 mod lease;
 mod table;
 
+pub use export::{ExpiredExport, NewExport, RunExport};
+pub use export::{expired_exports, export_paths, exports_of};
+pub use export::{insert_export, next_export, note_removed};
 pub use lease::{
     Claimed, Orphan, beat, claim, claim_next, fence, give_back, lock, lock_orphans,
     lock_unticketed, note_ticket, note_waiting, retry_later,

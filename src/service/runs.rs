@@ -14,7 +14,7 @@ use crate::retention::engine;
 use crate::retention::error::RetentionError;
 use crate::retention::plan::{self, Preview};
 use crate::retention::restore::{self, ArchiveTable, Restored, Which, keys_fit, restore_table};
-use crate::retention::run::{self, NewRun, Origin, Run, RunFilter, RunStatus, RunTable};
+use crate::retention::run::{self, NewRun, Origin, Run, RunExport, RunFilter, RunStatus, RunTable};
 use crate::retention::sql::TableName;
 
 /// How old a preview may be that a run is started from.
@@ -52,9 +52,11 @@ impl From<RetentionError> for ServiceError {
                 }
                 _ => error.into(),
             },
+            RetentionError::Store(error) => error.into(),
             other @ (RetentionError::Lost
             | RetentionError::Stopped
             | RetentionError::Locked { .. }
+            | RetentionError::SlowStore { .. }
             | RetentionError::Unequal { .. }) => {
                 Self::Refused { code: other.code(), message: other.to_string() }
             }
@@ -179,6 +181,24 @@ impl Services {
         caller.require(Permission::RetentionView)?;
         let mut connection = self.db.acquire().await?;
         detail(&mut connection, id).await
+    }
+
+    /// At most `limit` files that a run wrote to the store, behind the first `skipped`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`], [`ServiceError::NotFound`]
+    pub async fn list_exports(
+        &self,
+        caller: &Caller,
+        id: i64,
+        skipped: i64,
+        limit: i64,
+    ) -> Result<Vec<RunExport>, ServiceError> {
+        caller.require(Permission::RetentionView)?;
+        let mut connection = self.db.acquire().await?;
+        run::find(&mut connection, id).await?.ok_or(NO_RUN)?;
+        drop(connection);
+        Ok(run::exports_of(&self.db, id, skipped, limit).await?)
     }
 
     /// Runs, newest first.

@@ -33,6 +33,17 @@ pub enum ObjectKey<'a> {
         /// Which of its files.
         file: BackupFile<'a>,
     },
+    /// Rows that a lifecycle run wrote out before they left their table.
+    ArchiveFile {
+        /// The run.
+        run: i64,
+        /// The table.
+        table: &'a str,
+        /// The file's place among the table's.
+        number: i32,
+        /// SHA-256 of the file, in hexadecimal: two files never share an object.
+        sha256: &'a str,
+    },
     /// What `readyz` and `doctor` write to see that writing works.
     Probe(&'a str),
 }
@@ -157,6 +168,11 @@ impl ObjectKey<'_> {
     /// The folder of probes.
     pub const PROBES: &'static str = "probes";
 
+    /// The folder of a run's [`ObjectKey::ArchiveFile`]s.
+    pub fn archive_folder(run: i64) -> String {
+        format!("archive/{run:010}")
+    }
+
     /// Where the object is.
     pub fn path(&self) -> Path {
         Path::from(match self {
@@ -175,6 +191,9 @@ impl ObjectKey<'_> {
                 format!("{CERTIFICATE_FOLDER}/{number:010}-{sha256}.jsonl")
             }
             Self::CertificateHead => format!("{CERTIFICATE_FOLDER}/head.json"),
+            Self::ArchiveFile { run, table, number, sha256 } => {
+                format!("{}/{table}/{number:06}-{sha256}.parquet", Self::archive_folder(*run))
+            }
             Self::Probe(name) => format!("{}/{name}", Self::PROBES),
             Self::Backup { id, file } => format!("{}/{}", backup_folder(id), file.name()),
         })
@@ -220,6 +239,8 @@ mod tests {
             ObjectKey::Certificate { number: 12, sha256: "ab" }.path().to_string(),
             "certificates/0000000012-ab.jsonl"
         );
+        let file = ObjectKey::ArchiveFile { run: 7, table: "orders", number: 3, sha256: "ab" };
+        assert_eq!(file.path().to_string(), "archive/0000000007/orders/000003-ab.parquet");
         let backup = |file| ObjectKey::Backup { id: "20260301T000000Z-1a2b3c4d", file }.path();
         assert_eq!(
             backup(BackupFile::Manifest).to_string(),

@@ -105,7 +105,7 @@ async fn work(
         RetentionError::refused("policy_changed", message)
     })?;
     let classification = Arc::new(policies.classification);
-    engine::run(&services.db, &policy, &classification, claimed, attempt).await
+    engine::run(&services.db, &services.store, &policy, &classification, claimed, attempt).await
 }
 
 /// Renews the lease; returns when the run is not ours any more.

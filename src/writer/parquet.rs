@@ -33,7 +33,9 @@ use std::sync::Arc;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
+use parquet::record::Field;
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 
 use self::chunk::PageCompressor;
@@ -239,4 +241,23 @@ fn failed(error: ParquetError) -> WriteError {
         },
         other => WriteError::Parquet(other.to_string()),
     }
+}
+
+/// Reads back a file whose columns are all text.
+///
+/// # Errors
+/// [`WriteError::Parquet`] where it is no such file.
+pub fn read_texts(file: bytes::Bytes) -> Result<Vec<Vec<Option<String>>>, WriteError> {
+    let reader = SerializedFileReader::new(file).map_err(failed)?;
+    let mut rows = Vec::new();
+    for row in reader.get_row_iter(None).map_err(failed)? {
+        let fields = row.map_err(failed)?.into_columns().into_iter();
+        let texts = fields.map(|(name, field)| match field {
+            Field::Null => Ok(None),
+            Field::Str(text) => Ok(Some(text)),
+            _ => Err(WriteError::Parquet(format!("column `{name}` is no text"))),
+        });
+        rows.push(texts.collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(rows)
 }

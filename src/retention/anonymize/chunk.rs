@@ -229,8 +229,11 @@ fn change_of(
     let (mut values, mut objects, mut differs) = (Vec::new(), Vec::new(), false);
     for (at, column) in visit.columns.iter().enumerate() {
         let value: Option<String> = row.try_get(format!("v{at}").as_str())?;
-        let place =
-            Place { table: visit.table.name.as_str(), column: column.name.as_str(), row: &row_key };
+        let place = Place {
+            table: visit.origin.name.as_str(),
+            column: column.name.as_str(),
+            row: &row_key,
+        };
         let treated = column.treatment.apply(key, place, value.as_deref());
         differs |= treated != value;
         if let (Treatment::DeleteObject, Some(object)) = (&column.treatment, value) {

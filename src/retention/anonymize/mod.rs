@@ -373,7 +373,7 @@ impl Eraser<'_> {
                     let Some(person) = people.position(person) else { continue };
                     let row = [];
                     let place = super::treatment::Place {
-                        table: visit.table.name.as_str(),
+                        table: visit.origin.name.as_str(),
                         column: column.name.as_str(),
                         row: &row,
                     };

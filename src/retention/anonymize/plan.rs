@@ -65,6 +65,8 @@ pub struct KeyColumn {
 pub struct Visit {
     /// The table.
     pub table: TableName,
+    /// The live table that its rows came from: itself, unless it is an archive.
+    pub origin: TableName,
     /// Its primary key.
     pub key: Vec<KeyColumn>,
     /// What ties its rows to a person.
@@ -95,6 +97,8 @@ pub struct Treated {
 pub struct Searched {
     /// The table.
     pub table: TableName,
+    /// The live table that its rows came from: itself, unless it is an archive.
+    pub origin: TableName,
     /// Its primary key; empty where it has none, and nothing can be mended.
     pub key: Vec<KeyColumn>,
     /// Columns that can hold a text.
@@ -297,6 +301,7 @@ impl<'a> Maker<'a> {
                 }
                 visits.push(Visit {
                     table: table.name.clone(),
+                    origin: live.clone(),
                     key: table_key.clone(),
                     link: link.clone(),
                     columns,
@@ -314,6 +319,7 @@ impl<'a> Maker<'a> {
             if !columns.is_empty() {
                 searched.push(Searched {
                     table: table.name.clone(),
+                    origin: live.clone(),
                     key: table_key,
                     columns,
                     owner: person(false),

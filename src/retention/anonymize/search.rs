@@ -163,7 +163,7 @@ impl Eraser<'_> {
                 Some(json::redact(&text, is_trace))
             } else {
                 let place = Place {
-                    table: table.table.name.as_str(),
+                    table: table.origin.name.as_str(),
                     column: column.name.as_str(),
                     row: key,
                 };

@@ -45,6 +45,12 @@ pub struct RunTable {
     pub bytes_done: i64,
     /// Hash over the keys of the rows that went, whatever their order.
     pub keys_hash: String,
+    /// Files that its rows were written to before they left.
+    pub exported_files: i64,
+    /// Rows in these files.
+    pub exported_rows: i64,
+    /// Bytes of these files.
+    pub exported_bytes: i64,
     /// Bytes on disk before.
     pub size_before: Option<i64>,
     /// Bytes on disk after: rows that went leave room that only new rows use.
@@ -124,8 +130,15 @@ pub async fn tables_of(
     sqlx::query_as(
         "select position, table_name, action, status, cutoff, pass, cursor, last_key, total,
                 eligible, held, indeterminate, blocked, done, skipped, chunks, bytes_done,
-                keys_hash, size_before, size_after, started_at, completed_at
-           from lifecycle_run_tables
+                keys_hash, exported_files, exported_rows, exported_bytes, size_before, size_after,
+                started_at, completed_at
+           from lifecycle_run_tables t
+          cross join lateral (
+                select count(*) as exported_files,
+                       coalesce(sum(e.row_count), 0)::bigint as exported_rows,
+                       coalesce(sum(e.size_bytes), 0)::bigint as exported_bytes
+                  from lifecycle_run_exports e
+                 where e.run_id = t.run_id and e.position = t.position) exported
           where run_id = $1
           order by position",
     )

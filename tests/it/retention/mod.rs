@@ -5,6 +5,7 @@ mod catalog;
 mod certificates;
 mod check;
 mod due;
+mod export;
 mod hold;
 mod properties;
 mod runs;

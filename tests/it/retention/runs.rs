@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::app::Builder;
 use crate::support::{TestApp, eventually};
 
 const NOTES: &str = "
@@ -21,13 +22,27 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Lifecycle {
     pub app: TestApp,
     pub folder: TempDir,
+    /// What the policy says of its table beside the age.
+    table: &'static str,
 }
 
 impl Lifecycle {
     pub async fn new(rest: &str, rows: u32) -> Self {
+        Self::exporting(rest, rows, "").await
+    }
+
+    pub async fn exporting(rest: &str, rows: u32, table: &'static str) -> Self {
+        Self::built(TestApp::new(), rest, rows, table).await
+    }
+
+    pub async fn on_s3(rest: &str, rows: u32, table: &'static str) -> Self {
+        Self::built(TestApp::new().on_s3(), rest, rows, table).await
+    }
+
+    async fn built(builder: Builder, rest: &str, rows: u32, table: &'static str) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().to_owned();
-        let app = TestApp::new().with(|config| config.lifecycle.jobs_dir = path).await;
+        let app = builder.with(|config| config.lifecycle.jobs_dir = path).await;
         sqlx::raw_sql(NOTES).execute(&app.services.db).await.unwrap();
         app.execute(&format!(
             "insert into notes
@@ -37,7 +52,7 @@ impl Lifecycle {
         .await;
         app.execute("insert into notes values (-1, 'young', now()), (0, 'young', now())").await;
         app.execute("analyze notes").await;
-        let lifecycle = Self { app, folder };
+        let lifecycle = Self { app, folder, table };
         lifecycle.write(rest);
         lifecycle
     }
@@ -47,7 +62,8 @@ impl Lifecycle {
             self.folder.path(),
             &format!(
                 "kind = \"archive\"\ndescription = \"old notes\"\nowner = \"tests\"\n{rest}\n\
-                 [[table]]\nname = \"notes\"\nage = \"at\"\nafter = \"6 months\"\n"
+                 [[table]]\nname = \"notes\"\nage = \"at\"\nafter = \"6 months\"\n{}",
+                self.table
             ),
         );
     }

@@ -10,15 +10,20 @@ use registrar::retention::engine::{self, Outcome};
 use registrar::retention::error::RetentionError;
 use registrar::retention::plan::Preview;
 use registrar::retention::run::{self, Claimed, NewRun, Origin, RunEnd, RunTable};
+use registrar::store::Store;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::app::config;
 use crate::support::database::{Contents, TestDatabase, sql};
 
 pub struct World {
     pub database: TestDatabase,
     pub db: PgPool,
+    pub store: Store,
+    _folder: TempDir,
 }
 
 impl World {
@@ -26,7 +31,11 @@ impl World {
     pub async fn new(contents: Contents, setup: &str) -> Self {
         let database = TestDatabase::create(contents).await;
         let db = PgPoolOptions::new().max_connections(6).connect(&database.url).await.unwrap();
-        let world = Self { database, db };
+        let folder = TempDir::new().unwrap();
+        let mut config = config();
+        config.store.url = folder.path().to_str().expect("a path in UTF-8").to_owned();
+        let store = Store::open(&config.store).unwrap();
+        let world = Self { database, db, store, _folder: folder };
         world.execute(setup).await;
         world
     }
@@ -91,7 +100,7 @@ impl World {
 
     pub async fn work(&self, policy: &Policy, id: i64) -> Result<Outcome, RetentionError> {
         let (claimed, attempt) = self.claim(id).await;
-        engine::run(&self.db, policy, &Arc::default(), &claimed, &attempt).await
+        engine::run(&self.db, &self.store, policy, &Arc::default(), &claimed, &attempt).await
     }
 
     /// One run from start to end.

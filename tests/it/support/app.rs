@@ -78,7 +78,7 @@ pub struct TestApp {
 }
 
 /// The settings of tests: the defaults, but with short times.
-fn config() -> Config {
+pub fn config() -> Config {
     let mut config: Config = toml::from_str(config::DEFAULTS).expect("the defaults are settings");
     config.database.report_password = Some(SecretString::from(REPORT_PASSWORD));
     config.http.listen = "127.0.0.1:0".parse().unwrap();

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod database;
 pub mod http;
+pub mod lying_store;
 mod panicking_store;
 pub mod process;
 pub mod proxy;
