@@ -41,6 +41,10 @@ pub struct Table {
     pub size_bytes: i64,
     /// Whether rows live in partitions.
     pub is_partitioned: bool,
+    /// The tables that hold the rows of a partitioned one, at whatever level.
+    pub partitions: Vec<TableName>,
+    /// Whether a partition is on another server.
+    pub has_foreign_partition: bool,
 }
 
 /// A column.
@@ -137,6 +141,7 @@ impl Catalog {
         read_columns(connection, &mut tables).await?;
         read_indexes(connection, &mut tables).await?;
         read_foreign_keys(connection, &mut tables).await?;
+        read_partitions(connection, &mut tables).await?;
         Ok(Self { tables })
     }
 
@@ -241,6 +246,8 @@ async fn read_tables(
                 // NULL: the table was dropped while we looked.
                 size_bytes: row.get::<Option<i64>, _>("size_bytes").unwrap_or_default(),
                 is_partitioned: row.get("is_partitioned"),
+                partitions: Vec::new(),
+                has_foreign_partition: false,
             };
             (name, table)
         })
@@ -350,7 +357,8 @@ async fn read_foreign_keys(
     connection: &mut PgConnection,
     tables: &mut BTreeMap<TableName, Table>,
 ) -> Result<(), sqlx::Error> {
-    // Keys that partitions inherit (conparentid) are their parent's.
+    // Keys that partitions inherit (conparentid) are their parent's. A key to one partition stands
+    // for one to the whole: the row that it keeps is a row of both.
     let rows = sqlx::query(
         "select f.conname::text as name, f.confdeltype::text as on_delete,
                 f.condeferrable as is_deferrable,
@@ -367,7 +375,7 @@ async fn read_foreign_keys(
            from pg_constraint f
            join pg_class c on c.oid = f.conrelid
            join pg_namespace cn on cn.oid = c.relnamespace
-           join pg_class p on p.oid = f.confrelid
+           join pg_class p on p.oid = coalesce(pg_partition_root(f.confrelid), f.confrelid)
            join pg_namespace pn on pn.oid = p.relnamespace
           where f.contype = 'f'
             and f.conparentid = 0
@@ -399,6 +407,34 @@ async fn read_foreign_keys(
         if let Some(child) = tables.get_mut(&key.child) {
             child.references.push(key);
         }
+    }
+    Ok(())
+}
+
+async fn read_partitions(
+    connection: &mut PgConnection,
+    tables: &mut BTreeMap<TableName, Table>,
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(
+        "select n.nspname::text as schema, c.relname::text as table_name,
+                ln.nspname::text as leaf_schema, l.relname::text as leaf,
+                l.relkind <> 'r' as is_foreign
+           from pg_class c
+           join pg_namespace n on n.oid = c.relnamespace
+          cross join lateral pg_partition_tree(c.oid) t
+           join pg_class l on l.oid = t.relid
+           join pg_namespace ln on ln.oid = l.relnamespace
+          where c.relkind = 'p'
+            and not c.relispartition
+            and t.isleaf
+          order by 1, 2, 3, 4",
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let Some(table) = table_of(tables, &row, "schema", "table_name") else { continue };
+        table.has_foreign_partition |= row.get::<bool, _>("is_foreign");
+        table.partitions.push(name_of(&row, "leaf_schema", "leaf"));
     }
     Ok(())
 }

@@ -30,6 +30,12 @@ const MAX_IDLE_PASSES: u32 = 5;
 /// Pause before such rows are tried again, longer each time.
 const IDLE_PAUSE: Duration = Duration::from_millis(200);
 
+/// Bytes of a table, its partitions included.
+const SIZE: &str = "
+    select coalesce((select sum(pg_total_relation_size(relid))::bigint
+                       from pg_partition_tree(to_regclass($1))),
+                    pg_total_relation_size(to_regclass($1)))";
+
 /// How an attempt ended that was not stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -222,50 +228,34 @@ impl Worker<'_> {
         chunks: &mut ChunkLoop<'_>,
         placed: &Placed<'_>,
     ) -> Result<i64, RetentionError> {
-        let (run_id, position) = (self.attempt.run_id, placed.table.position);
         self.prepare(placed).await?;
         let mut connection = self.db.acquire().await?;
         let mut moved = 0;
         let mut idle = 0;
-        let mut resumed = placed.table.cursor.clone().zip(placed.table.last_key.clone());
+        let resumed = placed.table.cursor.clone().zip(placed.table.last_key.clone());
+        // A cursor does not say of which partition it is; those that are done have nothing left.
+        let mut resumed = resumed.filter(|_| !placed.rule.is_partitioned());
+        let rules: Vec<_> =
+            placed.rule.places.iter().map(|place| placed.rule.in_place(place)).collect();
         loop {
-            let (from, last_key) = match resumed.take() {
-                Some((cursor, last)) => (From::After(cursor), last),
-                None => {
-                    let mut tx = connection.begin().await?;
-                    set_zone(&mut tx, self.time_zone).await?;
-                    let found = bounds(&mut tx, self.catalog, placed.rule).await?;
-                    let Some((first, last)) = found else { break };
-                    self.beat(&mut tx).await?;
-                    run::next_pass(&mut tx, run_id, position, &last).await?;
-                    tx.commit().await?;
-                    (From::At(first), last)
-                }
-            };
-            let mut step = Move {
-                catalog: self.catalog,
-                rule: placed.rule,
-                run_id,
-                position,
-                along_positions: placed.along.clone(),
-                from,
-                last_key,
-                moved: 0,
-                guard: self.guard.clone(),
-                exporter: placed.rule.export.map(|declared| Exporter {
-                    store: self.store,
-                    run_id,
-                    declared,
-                }),
-                elsewhere: Duration::ZERO,
-            };
-            chunks.run(&mut step).await?;
-            moved += step.moved;
+            let mut walked = None;
+            for rule in &rules {
+                let walk = match resumed.take() {
+                    Some((cursor, last)) => Some((From::After(cursor), last)),
+                    None => self.begin_walk(&mut connection, placed, rule).await?,
+                };
+                let Some(walk) = walk else { continue };
+                let mut step = self.step(placed, rule, walk);
+                chunks.run(&mut step).await?;
+                *walked.get_or_insert(0) += step.moved;
+            }
+            let Some(walked) = walked else { break };
+            moved += walked;
             let left = self.what_is_left(&mut connection, placed).await?;
             if left == 0 {
                 break;
             }
-            idle = if step.moved == 0 { idle + 1 } else { 0 };
+            idle = if walked == 0 { idle + 1 } else { 0 };
             if idle >= MAX_IDLE_PASSES {
                 tracing::warn!(
                     table = placed.rule.table.plain(),
@@ -290,6 +280,46 @@ impl Worker<'_> {
             Ok(())
         } else {
             Err(RetentionError::Lost)
+        }
+    }
+
+    /// Where a walk through a place begins and ends; `None`: nothing there is old enough.
+    async fn begin_walk(
+        &self,
+        connection: &mut PgConnection,
+        placed: &Placed<'_>,
+        rule: &Rule,
+    ) -> Result<Option<(From, Vec<String>)>, RetentionError> {
+        let mut tx = connection.begin().await?;
+        set_zone(&mut tx, self.time_zone).await?;
+        let found = bounds(&mut tx, self.catalog, rule).await?;
+        let Some((first, last)) = found else { return Ok(None) };
+        self.beat(&mut tx).await?;
+        let (run_id, position) = (self.attempt.run_id, placed.table.position);
+        run::next_pass(&mut tx, run_id, position, &last).await?;
+        tx.commit().await?;
+        Ok(Some((From::At(first), last)))
+    }
+
+    fn step<'s>(
+        &'s self,
+        placed: &Placed<'_>,
+        rule: &'s Rule,
+        (from, last_key): (From, Vec<String>),
+    ) -> Move<'s> {
+        let (store, run_id) = (self.store, self.attempt.run_id);
+        Move {
+            catalog: self.catalog,
+            rule,
+            run_id,
+            position: placed.table.position,
+            along_positions: placed.along.clone(),
+            from,
+            last_key,
+            moved: 0,
+            guard: self.guard.clone(),
+            exporter: rule.export.map(|declared| Exporter { store, run_id, declared }),
+            elsewhere: Duration::ZERO,
         }
     }
 
@@ -332,7 +362,7 @@ impl Worker<'_> {
                        from {table} as {alias}
                       where {eligible}) eligible",
             held = references.is_held(rule),
-            blocked = references.is_blocked(rule),
+            blocked = references.is_blocked_at_any_depth(rule),
             table = rule.table,
             alias = rule.alias(),
             eligible = rule.is_eligible(),
@@ -366,10 +396,7 @@ impl Worker<'_> {
                 );
             }
             let size: Option<i64> =
-                sqlx::query_scalar("select pg_total_relation_size(to_regclass($1))")
-                    .bind(name.to_string())
-                    .fetch_one(&mut *connection)
-                    .await?;
+                sqlx::query_scalar(SIZE).bind(name.to_string()).fetch_one(&mut *connection).await?;
             let size = size.unwrap_or_default();
             let mut tx = connection.begin().await?;
             self.beat(&mut tx).await?;
@@ -414,7 +441,7 @@ async fn bounds(
          select (select array[{texts}] from eligible order by {ascending} limit 1),
                 (select array[{texts}] from eligible order by {descending} limit 1)",
         keys = keys.join(", "),
-        table = rule.table,
+        table = rule.place,
         alias = rule.alias(),
         condition = rule.is_eligible(),
         texts = texts.join(", "),

@@ -26,7 +26,7 @@ use super::catalog::Table;
 use super::chunk::Attempt;
 use super::error::RetentionError;
 use super::run::{self, NewExport};
-use super::sql::{dynamic, list};
+use super::sql::{TableName, dynamic, list};
 use crate::policy::Export;
 use crate::store::{ObjectKey, Store, StoreError};
 use crate::writer::parquet::{ParquetWriter, read_texts};
@@ -69,11 +69,24 @@ struct File {
     sha256: String,
 }
 
+/// Rows to be written, which the caller has locked.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Their table.
+    pub table: &'a Table,
+    /// Where they are: the table, or a partition of it.
+    pub source: &'a TableName,
+    /// SQL behind a condition, over the row under its table's name.
+    pub condition: String,
+    /// Their places there.
+    pub places: &'a [String],
+}
+
 type Texts = Vec<Vec<Option<String>>>;
 
 impl Exporter<'_> {
-    /// Writes the rows at `places` of a table, which the caller has locked, as far as `condition`
-    /// is true. `None`: they are too many for one file.
+    /// Writes the rows that are wanted, as far as their condition is true. `None`: they are too
+    /// many for one file.
     ///
     /// # Errors
     /// [`RetentionError::Store`]; [`RetentionError::Unequal`] when what is read back is not what
@@ -81,12 +94,11 @@ impl Exporter<'_> {
     pub async fn write(
         &self,
         connection: &mut PgConnection,
-        table: &Table,
-        condition: &str,
-        places: &[String],
+        wanted: &Wanted<'_>,
         number: i32,
     ) -> Result<Option<Exported>, RetentionError> {
-        let read = read_rows(connection, table, condition, places).await?;
+        let table = wanted.table;
+        let read = read_rows(connection, wanted).await?;
         let Some((rows, hash)) = read else { return Ok(None) };
         let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         if rows.is_empty() {
@@ -182,24 +194,22 @@ pub async fn remove_expired(db: &PgPool, store: &Store) -> Result<(), RetentionE
 /// The rows as text with the hash over all of them; `None` if they are too many for one file.
 async fn read_rows(
     connection: &mut PgConnection,
-    table: &Table,
-    condition: &str,
-    places: &[String],
+    wanted: &Wanted<'_>,
 ) -> Result<Option<(Texts, i64)>, RetentionError> {
+    let Wanted { table, source, condition, places } = wanted;
     let alias = &table.name.name;
     let columns: Vec<_> = table.columns.iter().map(|column| &column.name).collect();
     let texts: Vec<_> = columns.iter().map(|name| format!("{alias}.{name}::text")).collect();
     let statement = dynamic(format!(
         "select array[{}] as row, {} as hash
-           from {} as {alias}
+           from {source} as {alias}
           where {alias}.ctid = any ($1::text[]::tid[]){condition}
           order by {}",
         texts.join(", "),
         row_hash(table, &alias.to_string(), &columns),
-        table.name,
         list(&format!("{alias}."), &table.primary_key),
     ));
-    let mut stream = sqlx::query(statement).bind(places).persistent(false).fetch(connection);
+    let mut stream = sqlx::query(statement).bind(*places).persistent(false).fetch(connection);
     let (mut rows, mut hash, mut bytes) = (Texts::new(), 0, 0);
     while let Some(row) = stream.try_next().await? {
         let texts: Vec<Option<String>> = row.get("row");

@@ -21,7 +21,7 @@ use super::archive::{ARCHIVE_RUN_ID, ARCHIVED_AT, archive_name, row_hash, run_li
 use super::catalog::{Catalog, Table};
 use super::chunk::{Progress, Step};
 use super::error::RetentionError;
-use super::export::{Exported, Exporter};
+use super::export::{Exported, Exporter, Wanted};
 use super::guard::Guard;
 use super::reference::References;
 use super::rule::{Action, Rule, key_match};
@@ -180,7 +180,7 @@ impl Move<'_> {
                     (select array[{texts}] from walked order by {last} limit 1) as last,
                     (select coalesce(array_agg(place::text), '{{}}') from chosen) as places",
             columns = list("t.", key.iter().copied()),
-            table = rule.table,
+            table = rule.place,
             row = format_args!("({})", list("t.", key.iter().copied())),
             from = key_literal(rule, from),
             end = key_literal(rule, &self.last_key),
@@ -218,11 +218,12 @@ impl Move<'_> {
                 let statement = format!(
                     "select {c}.ctid::text as place, {stays} as stays
                        from {} as {c}
-                      where exists (select from {parent} as {p}
+                      where exists (select from {from} as {p}
                                      where {p}.ctid = any ($1::text[]::tid[]) and {on})
                         and not {c}.ctid = any ($2::text[]::tid[])
                         for update of {c}",
                     key.child,
+                    from = self.source(&parent),
                     stays = references.must_stay(child, &c, along),
                     on = key_match(&key.child_columns, &c, &key.parent_columns, &p),
                 );
@@ -245,6 +246,11 @@ impl Move<'_> {
         Ok(Some(places))
     }
 
+    /// Where rows of a table are locked.
+    fn source<'b>(&'b self, table: &'b TableName) -> &'b TableName {
+        if *table == self.rule.table { &self.rule.place } else { table }
+    }
+
     fn position_of(&self, table: &TableName) -> i32 {
         self.along_positions.get(table).copied().unwrap_or(self.position)
     }
@@ -265,7 +271,8 @@ impl Move<'_> {
             let Some(table) = self.catalog.table(name) else { continue };
             let number = run::next_export(connection, self.run_id, self.position_of(name)).await?;
             let condition = self.again(references, table);
-            match exporter.write(connection, table, &condition, rows, number).await? {
+            let wanted = Wanted { table, source: self.source(name), condition, places: rows };
+            match exporter.write(connection, &wanted, number).await? {
                 Some(exported) => {
                     self.elsewhere += exported.took;
                     files.insert(name.clone(), (number, exported));
@@ -346,7 +353,7 @@ impl Move<'_> {
                  delete from {} as {alias}
                   where {alias}.ctid = any (${}::text[]::tid[]){again}
                  returning {})",
-            table.name,
+            self.source(&table.name),
             number + 1,
             list(&format!("{alias}."), columns.iter().copied()),
         )];

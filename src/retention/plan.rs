@@ -13,10 +13,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Row};
 
+use super::archive::origin;
 use super::catalog::{Catalog, OnDelete};
 use super::error::RetentionError;
 use super::reference::{HeldSql, References};
-use super::rule::{Action, Along, Cutoff, Declared, Rule};
+use super::rule::{Action, Along, Cutoff, Declared, Rule, table_name};
 use super::run::NewTable;
 use super::sql::{Ident, TableName, dynamic, list};
 use crate::policy::{Kind, Policy};
@@ -39,6 +40,8 @@ pub struct Plan {
     pub as_of: DateTime<Utc>,
     /// Children first. Rules in one group reference each other in a circle.
     pub groups: Vec<Vec<Rule>>,
+    /// Archive tables that no run has made yet: there is nothing to do in them.
+    pub absent: Vec<TableName>,
 }
 
 impl Plan {
@@ -54,19 +57,16 @@ impl Plan {
         as_of: DateTime<Utc>,
     ) -> Result<Self, RetentionError> {
         let mut rules = Vec::new();
+        let mut absent = Vec::new();
         for (action, declared) in declared(policy)? {
+            let name = table_name(declared.table);
+            if catalog.table(&name).is_none() && origin(catalog, &name).is_some() {
+                absent.push(name);
+                continue;
+            }
             let cutoff =
                 Cutoff::compute(connection, as_of, declared.after, policy.time_zone).await?;
             rules.push(Rule::compile(catalog, action, &declared, cutoff)?);
-        }
-        for rule in &rules {
-            if catalog.table(&rule.table).is_some_and(|table| table.is_partitioned) {
-                let table = rule.table.plain();
-                let message = format!(
-                    "table `{table}` is partitioned: name its partitions, or detach old ones"
-                );
-                return Err(RetentionError::refused("unplanned", message));
-            }
         }
         let names: BTreeSet<_> = rules.iter().map(|rule| rule.table.clone()).collect();
         let mut groups: Vec<Vec<Rule>> = Vec::new();
@@ -75,7 +75,7 @@ impl Plan {
                 rules.iter().filter(|rule| group.contains(&rule.table)).cloned().collect();
             groups.push(rules);
         }
-        Ok(Self { as_of, groups })
+        Ok(Self { as_of, groups, absent })
     }
 
     /// The rules, children first.
@@ -231,7 +231,10 @@ pub async fn preview(
     let rules: Vec<Rule> = plan.rules().cloned().collect();
     let references = References::after(catalog, held, &rules);
     let mut tables = Vec::new();
-    let mut warnings = Vec::new();
+    let absent = plan.absent.iter().map(|name| {
+        format!("nothing to do in `{}`: the archive table is not made yet", name.plain())
+    });
+    let mut warnings: Vec<_> = absent.collect();
     for rule in &rules {
         let table = preview_table(connection, catalog, &references, rule, &rules).await?;
         if table.indexes.is_empty() && table.total > SMALL_TABLE_ROWS {
@@ -355,7 +358,7 @@ async fn preview_table(
 ) -> Result<TablePreview, RetentionError> {
     let table = catalog.table(&rule.table);
     let (alias, name) = (rule.alias(), &rule.table);
-    let (held, blocked) = (references.is_held(rule), references.is_blocked(rule));
+    let (held, blocked) = (references.is_held(rule), references.is_blocked_at_any_depth(rule));
     let scan = format!(
         "select {key} as key, {age} as age, {held} as held, {blocked} as blocked
            from {name} as {alias}

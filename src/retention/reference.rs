@@ -47,6 +47,12 @@ impl<'a> References<'a> {
         any(self.blocks(table, rule.alias(), &rule.along, &path))
     }
 
+    /// The same, at any depth also where rows that go along reference each other in a circle or a
+    /// tree. It looks at whole tables, so it is for counting them and not for each chunk.
+    pub fn is_blocked_at_any_depth(&self, rule: &Rule) -> String {
+        any([Some(self.is_blocked(rule)), self.is_stuck(rule)].into_iter().flatten().collect())
+    }
+
     /// Whether a row that goes along must stay: it is held, or referenced from outside.
     pub fn must_stay(&self, table: &Table, alias: &Ident, along: &BTreeSet<TableName>) -> String {
         let mut reasons = vec![(self.held)(&table.name, alias)];
@@ -56,9 +62,74 @@ impl<'a> References<'a> {
             }
             let child = Ident::new(format!("~outside_{number}"));
             let on = key_match(&key.child_columns, &child, &key.parent_columns, alias);
-            reasons.push(format!("exists (select from {} as {child} where {on})", key.child));
+            let from = format!("exists (select from {} as {child} where {on}", key.child);
+            match self.goes(&key.child, &child, &BTreeSet::from([table.name.clone()])) {
+                Some(goes) => reasons.push(format!("{from} and not {goes})")),
+                None => reasons.push(format!("{from})")),
+            }
         }
         any(reasons)
+    }
+
+    /// Whether the row stands above one that must stay, by any chain of rows that go along. `None`:
+    /// there is no circle, or nothing that could stay.
+    fn is_stuck(&self, rule: &Rule) -> Option<String> {
+        if !self.has_circle(rule) || rule.is_partitioned() {
+            return None;
+        }
+        let names =
+            [&rule.table].into_iter().chain(rule.along.iter().filter(|n| **n != rule.table));
+        let members: Vec<&Table> = names.filter_map(|name| self.catalog.table(name)).collect();
+        let (row, above) = (Ident::new("~row"), Ident::new("~above"));
+        let mut first = Vec::new();
+        let mut steps = Vec::new();
+        for (number, table) in members.iter().enumerate() {
+            let stays = self.must_stay(table, &row, &rule.along);
+            if rule.along.contains(&table.name) && stays != "false" {
+                first.push(format!(
+                    "select {number} as member, {row}.ctid as place from {} as {row} where {stays}",
+                    table.name
+                ));
+            }
+            for key in table.referenced_by.iter().filter(|key| rule.along.contains(&key.child)) {
+                let child = members.iter().position(|member| member.name == key.child)?;
+                let on = key_match(&key.child_columns, &row, &key.parent_columns, &above);
+                steps.push(format!(
+                    "select {number} as member, {above}.ctid as place
+                       from {} as {row} join {} as {above} on {on}
+                      where stuck.member = {child} and {row}.ctid = stuck.place",
+                    key.child, table.name
+                ));
+            }
+        }
+        if first.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "{}.ctid in (
+                 with recursive stuck as (
+                     select * from ({}) held
+                      union
+                     select step.* from stuck cross join lateral ({}) step)
+                 select place from stuck where member = 0)",
+            rule.alias(),
+            first.join(" union all "),
+            steps.join(" union all ")
+        ))
+    }
+
+    /// Whether the tables whose rows go along reference each other, or one of them itself.
+    fn has_circle(&self, rule: &Rule) -> bool {
+        let references_itself =
+            |name: &TableName| self.catalog.table(name).is_some_and(Table::is_self_referencing);
+        let mut names = rule.along.clone();
+        names.insert(rule.table.clone());
+        rule.along.iter().any(references_itself)
+            || self
+                .catalog
+                .order(&names)
+                .iter()
+                .any(|group| group.len() > 1 && group.iter().any(|name| rule.along.contains(name)))
     }
 
     fn blocks(

@@ -135,6 +135,10 @@ impl Cutoff {
 pub struct Rule {
     /// The table.
     pub table: TableName,
+    /// Where its rows are looked for: the table itself, or one of its partitions.
+    pub place: TableName,
+    /// Everywhere where its rows are.
+    pub places: Vec<TableName>,
     /// What becomes of its rows.
     pub action: Action,
     /// Columns of the primary key, with their types.
@@ -171,6 +175,11 @@ impl Rule {
         if key.is_empty() {
             return Err(unplanned(&name, "has no primary key: rows could not be told apart"));
         }
+        if table.has_foreign_partition {
+            return Err(unplanned(&name, "has a partition on another server: detach it"));
+        }
+        let places =
+            if table.is_partitioned { table.partitions.clone() } else { vec![name.clone()] };
         let (owner, alias, column) = age_column(catalog, table, declared.age)?;
         let type_problem = || {
             let what = format!(
@@ -197,10 +206,22 @@ impl Rule {
             parents,
             export: declared.export,
             condition: declared.condition.map(|condition| format!("({})", condition.as_sql())),
+            place: name.clone(),
+            places,
             table: name,
             action,
             cutoff,
         })
+    }
+
+    /// The same rule for the rows of one of its places.
+    pub fn in_place(&self, place: &TableName) -> Self {
+        Self { place: place.clone(), ..self.clone() }
+    }
+
+    /// Whether its rows are in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        self.places != [self.table.clone()]
     }
 
     /// The alias under which the conditions see the row.
@@ -351,9 +372,24 @@ pub(super) fn key_match(
     pairs.join(" and ")
 }
 
-/// The tables whose rows may go along: everything that references the table, directly or not, or
-/// those that are named, each of which must exist.
+/// The tables whose rows may go along, none of them partitioned: rows that go along are locked by
+/// their place in the table, which partitions do not have in common.
 fn along(
+    catalog: &Catalog,
+    table: &Table,
+    declared: Along<'_>,
+) -> Result<BTreeSet<TableName>, RetentionError> {
+    let found = reached(catalog, table, declared)?;
+    let is_partitioned = |name: &&TableName| catalog.table(name).is_some_and(|t| t.is_partitioned);
+    match found.iter().find(is_partitioned) {
+        Some(name) => Err(unplanned(name, "is partitioned: give it a rule of its own instead")),
+        None => Ok(found),
+    }
+}
+
+/// Everything that references the table, directly or not, or the tables that are named, each of
+/// which must exist.
+fn reached(
     catalog: &Catalog,
     table: &Table,
     declared: Along<'_>,

@@ -13,7 +13,10 @@ use std::num::{NonZeroU8, NonZeroU32};
 use super::keyring::Key;
 
 mod agent;
+mod fit;
 pub mod json;
+
+pub use fit::Misfit;
 
 /// Random-looking bits in one character of a token.
 const BITS_PER_CHAR: u32 = 5;

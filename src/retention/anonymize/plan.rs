@@ -15,8 +15,7 @@ use crate::policy::{Account, Class, Classification, ClassifiedTable, ColumnName}
 use crate::retention::archive::{archive_name, is_archive_of};
 use crate::retention::catalog::{Catalog, Column, Table};
 use crate::retention::sql::{self, Ident, TableName};
-use crate::retention::treatment::json::Scrub;
-use crate::retention::treatment::{Anonymity, NetworkBits, TokenShape, Treatment, Truncation};
+use crate::retention::treatment::{Anonymity, Misfit, Treatment};
 
 /// Everything that an erasure of people of one table needs to know.
 #[derive(Debug, Clone)]
@@ -349,10 +348,8 @@ impl<'a> Maker<'a> {
                 }
                 continue;
             };
-            let treatment = self.treatment(treatment);
-            if treatment != Treatment::Keep {
-                self.prove(table, found, &treatment);
-            }
+            let treatment = Treatment::of(treatment, self.classification);
+            self.prove(table, found, &treatment);
             treated.push(Treated {
                 name,
                 type_name: found.base_type.clone(),
@@ -365,79 +362,23 @@ impl<'a> Maker<'a> {
         treated
     }
 
-    /// From the words of the file to what is done.
-    fn treatment(&self, treatment: &crate::policy::Treatment) -> Treatment {
-        use crate::policy::{Treatment as Declared, TruncateTo};
-        match treatment {
-            Declared::Null => Treatment::Null,
-            Declared::Constant { value } => Treatment::Constant(value.clone()),
-            Declared::Token { length, prefix, suffix } => Treatment::Token(TokenShape {
-                prefix: prefix.clone(),
-                chars: (*length).try_into().unwrap_or(TokenShape::plain().chars),
-                suffix: suffix.clone(),
-            }),
-            Declared::Truncate { to: TruncateTo::Year } => Treatment::Truncate(Truncation::Year),
-            Declared::Truncate { to: TruncateTo::Month } => Treatment::Truncate(Truncation::Month),
-            Declared::Truncate { to: TruncateTo::Characters(chars) } => {
-                match std::num::NonZeroU32::new(u32::from(*chars)) {
-                    Some(chars) => Treatment::Truncate(Truncation::Chars(chars)),
-                    None => Treatment::Constant(String::new()),
-                }
-            }
-            Declared::Network { v4_bits, v6_bits } => {
-                Treatment::Network(NetworkBits { v4: *v4_bits, v6: *v6_bits })
-            }
-            Declared::Family => Treatment::Family,
-            Declared::ScrubJson { of, keys } => {
-                let named = of.iter().filter_map(|table| self.classification.tables.get(table));
-                let named = named.flat_map(|table| &table.columns).filter(|(_, column)| {
-                    column.treatment().is_some_and(|t| !matches!(t, Declared::Keep { .. }))
-                });
-                let named = named.map(|(name, _)| name.as_str());
-                Treatment::ScrubJson(Scrub::new(
-                    named.chain(keys.iter().map(String::as_str)),
-                    vec![],
-                ))
-            }
-            Declared::UnusablePassword => Treatment::UnusablePassword,
-            Declared::DeleteObject => Treatment::DeleteObject,
-            Declared::Keep { reason: _ } => Treatment::Keep,
-        }
-    }
-
     fn prove(&mut self, table: &Table, column: &Column, treatment: &Treatment) {
-        let facts = treatment.facts();
         let name = treatment.name();
-        let mut refuse = |expected: String| {
-            self.faults.push(PlanFault {
-                table: table.name.plain(),
-                column: column.name.as_str().to_owned(),
-                expected,
-            });
-        };
-        if !takes(column, treatment) {
-            refuse(format!("`{name}` does not work on {}", column.type_sql));
-        }
-        if facts.can_write_null && column.not_null {
-            refuse(format!("is NOT NULL, and `{name}` writes NULL"));
-        }
-        if let (Some(writes), Some(fits)) = (facts.max_chars, column.max_chars)
-            && i64::from(writes) > i64::from(fits)
-        {
-            refuse(format!("holds {fits} characters, and `{name}` writes up to {writes}"));
-        }
-        let is_unique = table.unique_keys.iter().any(|key| key.columns.contains(&column.name));
-        if is_unique && !facts.keeps_unique && !facts.can_write_null {
-            refuse(format!("is unique, and `{name}` may write a value twice"));
-        }
-        if column.is_generated {
-            refuse("is generated: treat the columns that it is made from".to_owned());
-        }
-        if table.primary_key.contains(&column.name) {
-            refuse("is part of the primary key: it can only be kept".to_owned());
-        }
-        if table.references.iter().any(|key| key.child_columns.contains(&column.name)) {
-            refuse("is a foreign key: it can only be kept".to_owned());
+        for misfit in treatment.misfits(table, column) {
+            let expected = match misfit {
+                Misfit::WrongType => format!("`{name}` does not work on {}", column.type_sql),
+                Misfit::WritesNull => format!("is NOT NULL, and `{name}` writes NULL"),
+                Misfit::TooLong { writes, fits } => {
+                    format!("holds {fits} characters, and `{name}` writes up to {writes}")
+                }
+                Misfit::NotUnique => format!("is unique, and `{name}` may write a value twice"),
+                Misfit::Generated => {
+                    "is generated: treat the columns that it is made from".to_owned()
+                }
+                Misfit::InKey => "is part of the primary key: it can only be kept".to_owned(),
+                Misfit::InForeignKey => "is a foreign key: it can only be kept".to_owned(),
+            };
+            self.fault(&table.name, column.name.as_str(), &expected);
         }
     }
 
@@ -560,22 +501,4 @@ pub(super) fn find_classified<'a>(
         classed.schema() == name.schema.as_str() && classed.table() == name.name.as_str()
     });
     found.map(|(_, table)| table)
-}
-
-/// Whether a treatment makes sense of a column's type.
-fn takes(column: &Column, treatment: &Treatment) -> bool {
-    let is_text = column.category == 'S';
-    match treatment {
-        Treatment::Null | Treatment::Constant(_) | Treatment::Keep => true,
-        Treatment::Truncate(Truncation::Year | Truncation::Month) => {
-            matches!(column.base_type.as_str(), "date" | "timestamp" | "timestamptz")
-        }
-        Treatment::Network(_) => is_text || matches!(column.base_type.as_str(), "inet"),
-        Treatment::ScrubJson(_) => matches!(column.base_type.as_str(), "json" | "jsonb"),
-        Treatment::Token(_)
-        | Treatment::Truncate(Truncation::Chars(_))
-        | Treatment::Family
-        | Treatment::UnusablePassword
-        | Treatment::DeleteObject => is_text,
-    }
 }

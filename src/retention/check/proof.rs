@@ -5,15 +5,9 @@ use sqlx::PgConnection;
 
 use super::super::catalog::{Catalog, Column, Table};
 use super::super::sql::{Literal, dynamic};
+use super::super::treatment::{Misfit, Treatment};
 use super::{Findings, table_name};
-use crate::policy::{CLASSIFICATION_FILE as FILE, Classification, Treatment, TruncateTo};
-
-/// `!` and 40 characters.
-const UNUSABLE_PASSWORD_CHARS: usize = 41;
-/// An IPv6 network in its longest form.
-const NETWORK_CHARS: usize = 43;
-/// The longest name of a family of user agents.
-const FAMILY_CHARS: usize = 17;
+use crate::policy::{CLASSIFICATION_FILE as FILE, Classification, Treatment as Declared};
 
 pub(super) async fn check(
     connection: &mut PgConnection,
@@ -26,12 +20,13 @@ pub(super) async fn check(
         for column in &table.columns {
             let found =
                 classes.columns.iter().find(|(name, _)| name.as_str() == column.name.as_str());
-            let Some(treatment) = found.and_then(|(_, class)| class.treatment()) else { continue };
+            let Some(declared) = found.and_then(|(_, class)| class.treatment()) else { continue };
+            let treatment = Treatment::of(declared, classification);
             let about = format!("{}.{}", table.name.plain(), column.name.as_str());
-            for message in misfits(table, column, treatment) {
+            for message in misfits(table, column, &treatment) {
                 findings.error(FILE, &about, message);
             }
-            if let Treatment::Constant { value } = treatment
+            if let Declared::Constant { value } = declared
                 && !is_value(connection, value, column).await?
             {
                 let message = format!("must have a `value` of its type {}", column.type_sql);
@@ -42,89 +37,25 @@ pub(super) async fn check(
     Ok(())
 }
 
+/// What is wrong and what to do, in words.
 fn misfits(table: &Table, column: &Column, treatment: &Treatment) -> Vec<String> {
-    if matches!(treatment, Treatment::Keep { .. }) {
-        return Vec::new();
-    }
     let name = treatment.name();
-    let mut misfits = Vec::new();
-    if !takes(column, treatment) {
-        misfits.push(format!("is {}, which `{name}` cannot treat", column.type_sql));
-    }
-    let writes_null = matches!(treatment, Treatment::Null | Treatment::DeleteObject);
-    if writes_null && column.not_null {
-        misfits.push(format!("is NOT NULL, and `{name}` writes NULL: take `constant` or `token`"));
-    }
-    if let (Some(writes), Some(fits)) = (max_chars(treatment), column.max_chars)
-        && i64::try_from(writes).unwrap_or(i64::MAX) > i64::from(fits)
-    {
-        misfits.push(format!("holds {fits} characters, and `{name}` writes up to {writes}"));
-    }
-    let is_unique = table.unique_keys.iter().any(|key| key.columns.contains(&column.name));
-    if is_unique && !keeps_unique(treatment) {
-        misfits.push(format!("is unique, and `{name}` writes a value twice: take `token`"));
-    }
-    if column.is_generated {
-        misfits.push("is generated: treat the columns that it is made from".to_owned());
-    }
-    if table.primary_key.contains(&column.name) {
-        misfits.push("is part of the primary key: it can only be kept".to_owned());
-    }
-    if table.references.iter().any(|key| key.child_columns.contains(&column.name)) {
-        misfits.push("is a foreign key: it can only be kept".to_owned());
-    }
-    misfits
-}
-
-fn takes(column: &Column, treatment: &Treatment) -> bool {
-    let is_text = column.category == 'S';
-    match treatment {
-        Treatment::Null | Treatment::Constant { .. } | Treatment::Keep { .. } => true,
-        Treatment::Truncate { to: TruncateTo::Year | TruncateTo::Month } => {
-            matches!(column.base_type.as_str(), "date" | "timestamp" | "timestamptz")
+    let say = |misfit| match misfit {
+        Misfit::WrongType => format!("is {}, which `{name}` cannot treat", column.type_sql),
+        Misfit::WritesNull => {
+            format!("is NOT NULL, and `{name}` writes NULL: take `constant` or `token`")
         }
-        Treatment::Network { .. } => is_text || column.base_type == "inet",
-        Treatment::ScrubJson { .. } => matches!(column.base_type.as_str(), "json" | "jsonb"),
-        Treatment::Token { .. }
-        | Treatment::Truncate { to: TruncateTo::Characters(_) }
-        | Treatment::Family
-        | Treatment::UnusablePassword
-        | Treatment::DeleteObject => is_text,
-    }
-}
-
-/// The longest text that is written; `None` where it is never longer than the value.
-fn max_chars(treatment: &Treatment) -> Option<usize> {
-    match treatment {
-        Treatment::Constant { value } => Some(value.chars().count()),
-        Treatment::Token { length, prefix, suffix } => {
-            Some(usize::from(*length) + prefix.chars().count() + suffix.chars().count())
+        Misfit::TooLong { writes, fits } => {
+            format!("holds {fits} characters, and `{name}` writes up to {writes}")
         }
-        Treatment::Network { .. } => Some(NETWORK_CHARS),
-        Treatment::Family => Some(FAMILY_CHARS),
-        Treatment::UnusablePassword => Some(UNUSABLE_PASSWORD_CHARS),
-        Treatment::Null
-        | Treatment::Truncate { .. }
-        | Treatment::ScrubJson { .. }
-        | Treatment::DeleteObject
-        | Treatment::Keep { .. } => None,
-    }
-}
-
-/// NULL is never twice the same value, and a token has at least 80 bits.
-fn keeps_unique(treatment: &Treatment) -> bool {
-    match treatment {
-        Treatment::Null
-        | Treatment::DeleteObject
-        | Treatment::Token { .. }
-        | Treatment::UnusablePassword
-        | Treatment::Keep { .. } => true,
-        Treatment::Constant { .. }
-        | Treatment::Truncate { .. }
-        | Treatment::Network { .. }
-        | Treatment::Family
-        | Treatment::ScrubJson { .. } => false,
-    }
+        Misfit::NotUnique => {
+            format!("is unique, and `{name}` writes a value twice: take `token`")
+        }
+        Misfit::Generated => "is generated: treat the columns that it is made from".to_owned(),
+        Misfit::InKey => "is part of the primary key: it can only be kept".to_owned(),
+        Misfit::InForeignKey => "is a foreign key: it can only be kept".to_owned(),
+    };
+    treatment.misfits(table, column).into_iter().map(say).collect()
 }
 
 async fn is_value(

@@ -84,9 +84,8 @@ pub(super) async fn check(
             let message = "has no primary key, so its rows cannot be told apart: give it one";
             findings.error(&file, &plain, message);
         }
-        if table.is_partitioned {
-            let message = "is partitioned: name its partitions, or detach old ones instead";
-            findings.error(&file, &plain, message);
+        if table.has_foreign_partition {
+            findings.error(&file, &plain, "has a partition on another server: detach it");
         }
         if matches!(rule.takes, Takes::Archive { .. }) && is_archive(&table.name) {
             findings.error(&file, &plain, "is an archive already: name a live table, or purge it");

@@ -19,7 +19,7 @@ use crate::support::app::Builder;
 use crate::support::database::sql;
 
 /// What the shipped classification says of the tables of these tests.
-const CLASSIFICATION: &str = include_str!("classification.toml");
+const CLASSIFICATION: &str = include_str!("../../../jobs/classification.toml");
 
 /// A student whose every name is like no other's, with traces in every place.
 const PERSON: &str = "1007";

@@ -333,3 +333,132 @@ async fn tables_of_one_name_in_several_schemas_have_archives_and_holds_of_their_
     assert_eq!(tables[2].held, 2, "a hold follows the row there and back");
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_purge_of_an_archive_that_is_not_made_yet_has_nothing_to_do() {
+    let world = World::new(Contents::Schema, NOTES).await;
+    let purge = policy(
+        "purge",
+        "[[table]]\nname = \"archive.notes\"\nage = \"at\"\nafter = \"7 years\"\n\
+         if_referenced = \"refuse\"\n",
+    );
+    let preview = world.preview(&purge).await;
+    let expected = "nothing to do in `archive.notes`: the archive table is not made yet";
+    assert_eq!(preview.warnings, [expected]);
+    assert!(world.run(&purge).await.is_empty());
+    world.execute("insert into notes (body, at) values ('x', now() - interval '8 years')").await;
+    world.run(&notes()).await;
+    assert_eq!(world.run(&purge).await[0].done, 1);
+    let unknown = policy(
+        "purge",
+        "[[table]]\nname = \"archive.nothing\"\nage = \"at\"\nafter = \"7 years\"\n\
+         if_referenced = \"refuse\"\n",
+    );
+    let error = world.preview_at(&unknown, None).await.expect_err("an archive of nothing");
+    assert!(error.to_string().contains("`archive.nothing` does not exist"), "{error}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn rows_above_a_held_one_are_blocked_at_any_depth_of_a_tree_or_a_circle() {
+    let world = World::new(
+        Contents::Schema,
+        "create table tree (id int primary key, up int references tree, at date);
+         insert into tree select n, nullif(n / 2, 0), '2000-01-01' from generate_series(1, 63) n;
+         create table leaves (id int primary key, of int references tree, next int);
+         create table stems (id int primary key, of int references leaves, at date);
+         alter table leaves add foreign key (next) references stems;
+         insert into leaves select n, 20 + n from generate_series(1, 9) n;
+         insert into stems select n, n from generate_series(1, 9) n;
+         update leaves set next = id % 9 + 1;
+         insert into holds (scope, table_name, key_columns, keys, reason)
+         values ('rows', 'tree', '{id}', '[[\"63\"]]', 'a leaf of the tree'),
+                ('rows', 'stems', '{id}', '[[\"5\"]]', 'one of a circle');",
+    )
+    .await;
+    let policy = policy(
+        "archive",
+        "[[table]]\nname = \"tree\"\nage = \"at\"\nafter = \"1 year\"\nkeep_children = true\n",
+    );
+    // 63 is held, and below 31, 15, 7, 3 and 1. The circle of leaves hangs on 21 to 29, whose
+    // parents are 10 to 14, 5 to 7, 2, 3 and 1.
+    let stays = "1,2,3,5,6,7,10,11,12,13,14,15,21,22,23,24,25,26,27,28,29,31,63";
+    let preview = world.preview(&policy).await;
+    let seen = &preview.tables[0];
+    assert_eq!((seen.held, seen.blocked, seen.eligible), (1, 22, 40));
+    let tables = world.run(&policy).await;
+    let tree = &tables[0];
+    assert_eq!((tree.held, tree.blocked, tree.skipped), (1, 22, 0), "{tables:?}");
+    assert_eq!(world.text("select string_agg(id::text, ',' order by id) from tree").await, stays);
+    assert_eq!(world.number("select count(*) from leaves").await, 9);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn rows_of_partitioned_tables_move_and_come_back_like_others() {
+    let world = World::new(
+        Contents::Schema,
+        "create table readings (id int, at timestamptz, body text, primary key (id, at))
+             partition by range (at);
+         create table readings_old partition of readings
+             for values from (minvalue) to ('2015-01-01') partition by list (id);
+         create table readings_odd partition of readings_old for values in (1, 3, 5, 7, 9);
+         create table readings_even (body text, at timestamptz not null, id int not null);
+         alter table readings_old attach partition readings_even default;
+         create table readings_new partition of readings default;
+         create table remarks (id int primary key, reading int, at timestamptz,
+             foreign key (reading, at) references readings on delete cascade);
+         create table marks (id int primary key, reading int, at timestamptz,
+             foreign key (reading, at) references readings_odd (id, at) on delete cascade);
+         insert into readings select n, '2001-01-01', 'odd or even' from generate_series(1, 3000) n;
+         insert into readings select n, now() - interval '1 day', 'new' from generate_series(1, 50) n;
+         insert into readings select n, now() - interval '6 years', 'old' from generate_series(1, 50) n;
+         insert into remarks values (1, 2, '2001-01-01');
+         insert into marks values (1, 3, '2001-01-01');
+         insert into holds (scope, table_name, key_columns, keys, reason)
+         values ('rows', 'readings', '{id,at}', '[[\"4\", \"2001-01-01 00:00:00+00\"]]', 'held');
+         analyze readings;",
+    )
+    .await;
+    let readings = |kind, rest: &str| {
+        policy(
+            kind,
+            &format!("[[table]]\nname = \"readings\"\nage = \"at\"\nafter = \"5 years\"\n{rest}"),
+        )
+    };
+    let everything = "select md5(string_agg(r::text, '|' order by id, at))
+        from (select id, at, body from everything.readings) r";
+    let archive = readings("archive", "export = { format = \"parquet\" }\n");
+    let before =
+        world.text("select md5(string_agg(r::text, '|' order by id, at)) from readings r").await;
+    let preview = world.preview(&archive).await;
+    let tables = world.run(&archive).await;
+    assert_eq!(preview.tables[0].eligible, tables[0].done);
+    assert_eq!((tables[0].done, tables[0].held, tables[0].blocked), (3_047, 1, 2), "{tables:?}");
+    assert_eq!(tables[0].exported_rows, 3_047);
+    assert!(tables[0].size_before > Some(0) && tables[0].size_after > Some(0));
+    assert_eq!(world.text(everything).await, before);
+    assert_eq!(world.number("select count(*) from remarks").await, 1);
+    assert_eq!(world.number("select count(*) from marks").await, 1);
+
+    let catalog = world.catalog().await;
+    let table = "readings".parse().unwrap();
+    let found = restore_table(&world.db, &catalog, &table, &Which::All).await.unwrap();
+    assert_eq!((found.restored, found.conflicts()), (3_047, 0));
+    let after =
+        world.text("select md5(string_agg(r::text, '|' order by id, at)) from readings r").await;
+    assert_eq!(after, before);
+
+    let tables = world.run(&readings("purge", "if_referenced = \"refuse\"\n")).await;
+    assert_eq!(tables[0].done, 3_047);
+    let cascade = readings("purge", "if_referenced = \"cascade\"\ncascade = [\"remarks\"]\n");
+    assert_eq!(world.run(&cascade).await[0].done, 1, "2 goes, with what was said of it");
+    let along = policy(
+        "purge",
+        "[[table]]\nname = \"remarks\"\nage = \"at\"\nafter = \"5 years\"\n\
+         if_referenced = \"cascade\"\ncascade = [\"readings\"]\n",
+    );
+    let error = world.preview_at(&along, None).await.expect_err("along with others");
+    assert!(error.to_string().contains("`readings` is partitioned"), "{error}");
+    world.end().await;
+}
