@@ -25,7 +25,7 @@ mod status;
 mod transitions;
 
 pub use self::backends::{
-    Backend, backend_is_alive, backend_of, cancel_backend, note_backend, terminate_backend,
+    Backend, BackendSignal, backend_of, connection_name, note_backend, signal_backend,
 };
 pub use self::claim::{Caps, Claimed, claim_next, park_one};
 pub use self::files::{FileOwner, find_file_owners, list_results};

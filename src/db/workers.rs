@@ -82,6 +82,41 @@ pub async fn drain(connection: &mut PgConnection, id: &str) -> Result<Option<boo
     Ok(known.then_some(false))
 }
 
+/// The condition, as SQL, that the worker of a name is gone: its advisory lock is free, and it has
+/// not been seen within a number of seconds of now.
+///
+/// The lock alone is not believed, because a lost connection frees it too while the worker lives;
+/// a living worker takes it again and is seen every second. "Within" looks both ways: after a step
+/// back of the server's clock what a dead worker said last lies ahead, maybe by hours. After a
+/// restart of the server every lock is free, so locks count only when it has been up for ten
+/// seconds.
+macro_rules! worker_is_gone {
+    ($name:literal, $grace_secs:literal) => {
+        concat!(
+            "(pg_postmaster_start_time() not between now() - interval '10 seconds'
+                                                 and now() + interval '10 seconds'
+              and exists (
+                  select from workers w
+                   where w.id = ",
+            $name,
+            "
+                     and w.last_seen_at not between now() - make_interval(secs => ",
+            $grace_secs,
+            ")
+                                                and now() + make_interval(secs => ",
+            $grace_secs,
+            ")
+                     and not exists (
+                         select from pg_locks l
+                          where l.locktype = 'advisory' and l.objsubid = 1
+                            and l.database = (select oid from pg_database
+                                               where datname = current_database())
+                            and ((l.classid::bigint << 32) | l.objid::bigint) = w.lock_key)))"
+        )
+    };
+}
+pub(crate) use worker_is_gone;
+
 /// Registers a process.
 ///
 /// # Errors

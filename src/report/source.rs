@@ -67,6 +67,7 @@ pub struct SessionLimits {
 #[derive(Debug)]
 pub struct Session {
     connection: PgConnection,
+    name: String,
     backend: ServerProcess,
     snapshot: Snapshot,
 }
@@ -79,15 +80,6 @@ pub struct ServerProcess {
     pub pid: i32,
     /// When it began.
     pub started_at: DateTime<Utc>,
-}
-
-impl ServerProcess {
-    /// What further connections of the same run are called in the server's list of processes. Who
-    /// ends this process ends those of this name too, also when this one has ended before.
-    fn helper_name(self) -> String {
-        let Self { pid, started_at } = self;
-        format!("registrar range of {pid} since {}", started_at.timestamp_micros())
-    }
 }
 
 /// What the transaction sees.
@@ -185,6 +177,7 @@ impl ReportDatabase {
         .await?;
         Ok(Session {
             connection,
+            name: name.to_owned(),
             backend: ServerProcess { pid, started_at },
             snapshot: Snapshot { taken_at, lsn },
         })

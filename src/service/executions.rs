@@ -12,7 +12,7 @@ use super::sharing::{end_followers, reuse_key};
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::definitions::{self, StoredDefinition};
 use crate::db::executions::{
-    self, CancelRequest, Execution, Filter, NewExecution, Shareable, Status,
+    self, BackendSignal, CancelRequest, Execution, Filter, NewExecution, Shareable, Status,
 };
 use crate::db::{audit, idempotency, sqlstate};
 use crate::queue;
@@ -380,8 +380,9 @@ impl Services {
         // Others may wait for its result: one of them takes its place.
         end_followers(&mut tx, id, execution.status).await?;
         tx.commit().await?;
-        if let CancelRequest::Cancelling(Some(backend)) = requested
-            && let Err(error) = executions::cancel_backend(&self.db, backend).await
+        if let CancelRequest::Cancelling(backend) = requested
+            && let Err(error) =
+                executions::signal_backend(&self.db, backend, BackendSignal::Cancel).await
         {
             // The worker looks every second and does the same.
             tracing::warn!(execution.id = id, %error, "cannot end a query from here");

@@ -17,7 +17,7 @@ use super::{Context, reaper};
 use crate::db::accounts;
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
-use crate::db::executions::{self, Backend, Beat, Claimed, Published, Status};
+use crate::db::executions::{self, Backend, BackendSignal, Beat, Claimed, Published, Status};
 use crate::queue::{self, Queue};
 use crate::report::definition::Definition;
 use crate::report::error::ReportError;
@@ -185,7 +185,7 @@ async fn work(
         presentation: serde_json::from_value::<Presentation>(claimed.options.clone())
             .map_err(bad_definition)?,
         limits: Limits::of(&definition, &services.config.report),
-        name: format!("registrar execution {} attempt {}", claimed.id, claimed.attempt),
+        name: executions::connection_name(claimed.id, claimed.attempt),
     };
     let file_type = order.presentation.file_type(order.format).map_err(bad_definition)?;
     let opened = tokio::select! {
@@ -195,8 +195,13 @@ async fn work(
     let opened = opened.labelled(label(&context, &claimed).await?);
     // Before the query runs, so that a cancel from any process can end it.
     let process = opened.backend();
-    let backend = Backend { backend_pid: process.pid, backend_start: process.started_at };
-    let noted = executions::note_backend(&services.db, claimed.id, claimed.attempt, backend).await;
+    let backend = Backend {
+        id: claimed.id,
+        attempt: claimed.attempt,
+        backend_pid: Some(process.pid),
+        backend_start: Some(process.started_at),
+    };
+    let noted = executions::note_backend(&services.db, backend).await;
     if !noted.map_err(ReportError::Unavailable)? {
         return Err(ReportError::Stopped);
     }
@@ -525,13 +530,13 @@ async fn end_backend(context: &Context, backend: Backend) -> Result<(), sqlx::Er
     let db = &context.services.db;
     let insist_at = Instant::now() + CANCEL_PATIENCE;
     let give_up = insist_at + STOP_TIMEOUT;
-    executions::cancel_backend(db, backend).await?;
-    while executions::backend_is_alive(db, backend).await? {
+    executions::signal_backend(db, backend, BackendSignal::Cancel).await?;
+    while executions::signal_backend(db, backend, BackendSignal::Probe).await? {
         if Instant::now() > give_up {
             return Err(sqlx::Error::PoolTimedOut);
         }
         if Instant::now() > insist_at {
-            executions::terminate_backend(db, backend).await?;
+            executions::signal_backend(db, backend, BackendSignal::Terminate).await?;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

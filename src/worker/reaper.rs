@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, lifecycle};
 use crate::db::audit::{self, Actor};
-use crate::db::executions::{self, Backend, Orphan, Status};
+use crate::db::executions::{self, BackendSignal, Orphan, Status};
 use crate::db::{backups, queue_pauses};
 use crate::queue::{self, Queue};
 use crate::service::sharing::end_followers;
@@ -88,7 +88,8 @@ async fn rescue(context: &Context) -> anyhow::Result<usize> {
         let gone = end_backend(context, orphan).await?;
         match orphan.status {
             Status::Cancelling if gone => {
-                executions::finish_cancel(&mut tx, orphan.id, orphan.attempt).await?;
+                executions::finish_cancel(&mut tx, orphan.backend.id, orphan.backend.attempt)
+                    .await?;
                 record(&mut tx, "execution.cancelled", orphan).await?;
             }
             Status::Cancelling => {} // the next pass sees it again
@@ -103,9 +104,9 @@ async fn rescue(context: &Context) -> anyhow::Result<usize> {
     tx.commit().await?;
     for orphan in &orphans {
         // What it had uploaded. If its worker lives after all, it finds that it may not publish.
-        let folder = attempt_folder(orphan.created_at, orphan.id, orphan.attempt);
+        let folder = attempt_folder(orphan.created_at, orphan.backend.id, orphan.backend.attempt);
         if let Err(error) = context.services.store.remove_folder(&folder).await {
-            tracing::warn!(execution.id = orphan.id, %error, "cannot delete files of an orphan");
+            tracing::warn!(execution.id = orphan.backend.id, %error, "cannot delete files of an orphan");
         }
     }
     Ok(orphans.len())
@@ -126,7 +127,7 @@ async fn end_left_behind(context: &Context) -> anyhow::Result<()> {
 /// processing → pending for the next worker, or → failed when it has cost enough of them: an
 /// execution that kills its worker must not go on for ever.
 async fn take_over(connection: &mut PgConnection, orphan: &Orphan) -> anyhow::Result<()> {
-    let (id, attempt) = (orphan.id, orphan.attempt);
+    let (id, attempt) = (orphan.backend.id, orphan.backend.attempt);
     let message = "the worker that ran it is gone";
     if orphan.failed_attempts + 1 >= orphan.max_attempts {
         executions::fail(connection, id, attempt, WORKER_LOST, message).await?;
@@ -154,23 +155,19 @@ async fn record(
     let event = audit::Event {
         action,
         entity_type: "report_executions",
-        entity_id: Some(orphan.id),
+        entity_id: Some(orphan.backend.id),
         details: json!({
-            "attempt": orphan.attempt, "lease_owner": orphan.lease_owner, "reason": WORKER_LOST,
+            "attempt": orphan.backend.attempt, "lease_owner": orphan.lease_owner, "reason": WORKER_LOST,
         }),
     };
     audit::record(connection, &Actor::system(), event).await
 }
 
-/// Ends the server process of an orphan. Answers whether it is gone.
+/// Ends the server processes of an orphan. Answers whether they are gone.
 async fn end_backend(context: &Context, orphan: &Orphan) -> Result<bool, sqlx::Error> {
-    let (Some(backend_pid), Some(backend_start)) = (orphan.backend_pid, orphan.backend_start)
-    else {
-        return Ok(true);
-    };
-    let backend = Backend { backend_pid, backend_start };
-    executions::terminate_backend(&context.services.db, backend).await?;
-    Ok(!executions::backend_is_alive(&context.services.db, backend).await?)
+    let (db, backend) = (&context.services.db, orphan.backend);
+    executions::signal_backend(db, backend, BackendSignal::Terminate).await?;
+    Ok(!executions::signal_backend(db, backend, BackendSignal::Probe).await?)
 }
 
 /// Writes tickets for executions that may start and have none. Returns how many.

@@ -282,8 +282,10 @@ async fn a_connection_that_is_lost_costs_an_attempt_and_no_rows() {
     app.define_with("wide", "split_by = \"id\"", "select id, pad from wide order by id").await;
     let id = app.submit("wide", json!({})).await;
     let worker = app.start_worker().await;
-    let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
-                  where datname = current_database() and application_name like 'registrar range of%'";
+    let ended = "select count(pg_terminate_backend(a.pid))
+                   from pg_stat_activity a
+                   join report_executions e on e.backend_pid <> a.pid
+                  where a.datname = current_database() and a.usename = 'registrar_report'";
     app.wait_for("another connection to end", async || app.number(ended).await == 1).await;
     let execution = app.wait_until_within(Duration::from_secs(60), id, Status::Completed).await;
     worker.stop().await;

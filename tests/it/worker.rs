@@ -233,8 +233,13 @@ async fn an_attempt_that_is_not_the_current_one_can_change_nothing() {
     assert!(!executions::finish_cancel(connection, id, stale).await.unwrap());
     assert_eq!(executions::heartbeat(&db, id, stale, 60, 1, 1).await.unwrap(), Beat::Lost);
     assert_eq!(executions::look(&db, id, stale).await.unwrap(), Beat::Lost);
-    let backend = Backend { backend_pid: 1, backend_start: before.created_at };
-    assert!(!executions::note_backend(&db, id, stale, backend).await.unwrap());
+    let backend = Backend {
+        id,
+        attempt: stale,
+        backend_pid: Some(1),
+        backend_start: Some(before.created_at),
+    };
+    assert!(!executions::note_backend(&db, backend).await.unwrap());
     assert_eq!(format!("{:?}", app.execution(id).await), format!("{before:?}"));
 
     assert_eq!(executions::look(&db, id, current).await.unwrap(), Beat::Renewed);

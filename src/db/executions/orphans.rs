@@ -4,17 +4,17 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::claim::cap;
-use super::{Caps, Status};
+use super::{Backend, Caps, Status};
+use crate::db::workers::worker_is_gone;
 
 /// An execution whose worker is gone.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Orphan {
-    /// The execution.
-    pub id: i64,
+    /// The execution, the attempt that was lost, and its server processes.
+    #[sqlx(flatten)]
+    pub backend: Backend,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
-    /// The attempt that was lost.
-    pub attempt: i32,
     /// Failed tries before it.
     pub failed_attempts: i32,
     /// Failed tries at which it fails for good.
@@ -24,18 +24,10 @@ pub struct Orphan {
     pub status: Status,
     /// Who had it.
     pub lease_owner: Option<String>,
-    /// Process number on the server, if its query was running.
-    pub backend_pid: Option<i32>,
-    /// When that process began.
-    pub backend_start: Option<DateTime<Utc>>,
 }
 
-/// Locks at most `limit` executions whose worker is gone: the lease has run out, or the worker's
-/// advisory lock is free although the worker has not been seen for `lock_grace_secs`.
-///
-/// The lock alone is not believed, because a lost connection frees it too while the worker lives;
-/// a living worker takes it again and is seen every second. After a restart of the server every
-/// lock is free, so locks count only when the server has been up for ten seconds.
+/// Locks at most `limit` executions whose worker is gone: the lease has run out, or nothing has
+/// been seen of the worker for `lock_grace_secs`, see [`crate::db::workers`].
 ///
 /// # Errors
 /// The database's.
@@ -44,29 +36,19 @@ pub async fn lock_orphans(
     lock_grace_secs: i32,
     limit: i64,
 ) -> Result<Vec<Orphan>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "select e.id, e.created_at, e.attempt, e.failed_attempts, e.max_attempts, e.status,
                 e.lease_owner, e.backend_pid, e.backend_start
            from report_executions e
           where e.status in ('processing', 'cancelling')
             and e.lease_until is not null
-            and (e.lease_until < now()
-                 or (pg_postmaster_start_time() < now() - interval '10 seconds'
-                     and exists (
-                         select from workers w
-                          where w.id = e.lease_owner
-                            and w.last_seen_at < now() - make_interval(secs => $1)
-                            and not exists (
-                                select from pg_locks l
-                                 where l.locktype = 'advisory' and l.objsubid = 1
-                                   and l.database = (select oid from pg_database
-                                                      where datname = current_database())
-                                   and ((l.classid::bigint << 32) | l.objid::bigint)
-                                       = w.lock_key))))
+            and (e.lease_until < now() or ",
+        worker_is_gone!("e.lease_owner", "$1"),
+        ")
           order by e.lease_until
           limit $2
             for update of e skip locked",
-    )
+    ))
     .bind(f64::from(lock_grace_secs))
     .bind(limit)
     .fetch_all(connection)

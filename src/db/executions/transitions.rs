@@ -295,9 +295,16 @@ pub enum CancelRequest {
     /// It had not begun, and is cancelled.
     Cancelled,
     /// It runs; its server process must be ended.
-    Cancelling(Option<Backend>),
+    Cancelling(Backend),
     /// It is in a state that cannot be cancelled.
     Refused,
+}
+
+#[derive(sqlx::FromRow)]
+struct CancelledRow {
+    status: String,
+    #[sqlx(flatten)]
+    backend: Backend,
 }
 
 /// pending → cancelled, or processing → cancelling.
@@ -308,24 +315,21 @@ pub async fn request_cancel(
     connection: &mut PgConnection,
     id: i64,
 ) -> Result<CancelRequest, sqlx::Error> {
-    let row: Option<(String, Option<i32>, Option<DateTime<Utc>>)> = sqlx::query_as(
+    let row: Option<CancelledRow> = sqlx::query_as(
         "update report_executions
             set status = case status when 'pending' then 'cancelled' else 'cancelling' end,
                 completed_at = case status when 'pending' then now() end,
                 cancel_requested_at = now()
           where id = $1 and status in ('pending', 'processing')
-         returning status, backend_pid, backend_start",
+         returning status, id, attempt, backend_pid, backend_start",
     )
     .bind(id)
     .fetch_optional(connection)
     .await?;
     Ok(match row {
         None => CancelRequest::Refused,
-        Some((status, _, _)) if status == "cancelled" => CancelRequest::Cancelled,
-        Some((_, Some(backend_pid), Some(backend_start))) => {
-            CancelRequest::Cancelling(Some(Backend { backend_pid, backend_start }))
-        }
-        Some(_) => CancelRequest::Cancelling(None),
+        Some(row) if row.status == "cancelled" => CancelRequest::Cancelled,
+        Some(row) => CancelRequest::Cancelling(row.backend),
     })
 }
 

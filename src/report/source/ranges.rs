@@ -152,8 +152,8 @@ struct Ranged {
 }
 
 impl ReportDatabase {
-    /// As [`Self::begin`], but on the snapshot of another session, and named after it: who ends the
-    /// process of that one finds this one by its name.
+    /// As [`Self::begin`], but on the snapshot of another session, and with its name: who ends the
+    /// processes of that name ends this one too.
     ///
     /// # Errors
     /// As [`Self::begin`]; [`ReportError::Sql`] when the other session has ended.
@@ -163,7 +163,7 @@ impl ReportDatabase {
         first: &Session,
         snapshot: &SnapshotName,
     ) -> Result<Session, ReportError> {
-        self.begin_on(limits, &first.backend().helper_name(), Some(snapshot)).await
+        self.begin_on(limits, &first.name, Some(snapshot)).await
     }
 }
 

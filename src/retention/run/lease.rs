@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::{RunStatus, UnknownRunStatus};
+use crate::db::workers::worker_is_gone;
 
 /// A run that this process works on.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -257,8 +258,8 @@ pub struct Orphan {
     pub lease_owner: Option<String>,
 }
 
-/// Locks at most `limit` runs whose worker is gone: see `db::executions::lock_orphans`, whose
-/// rules these are.
+/// Locks at most `limit` runs whose worker is gone: the lease has run out, or nothing has been seen
+/// of the worker for `lock_grace_secs`, see [`crate::db::workers`].
 ///
 /// # Errors
 /// The database's.
@@ -267,27 +268,17 @@ pub async fn lock_orphans(
     lock_grace_secs: i32,
     limit: i64,
 ) -> Result<Vec<Orphan>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "select r.id, r.attempt, r.failed_attempts, r.max_attempts, r.lease_owner
            from lifecycle_runs r
           where r.status = 'processing'
-            and (r.lease_until < now()
-                 or (pg_postmaster_start_time() < now() - interval '10 seconds'
-                     and exists (
-                         select from workers w
-                          where w.id = r.lease_owner
-                            and w.last_seen_at < now() - make_interval(secs => $1)
-                            and not exists (
-                                select from pg_locks l
-                                 where l.locktype = 'advisory' and l.objsubid = 1
-                                   and l.database = (select oid from pg_database
-                                                      where datname = current_database())
-                                   and ((l.classid::bigint << 32) | l.objid::bigint)
-                                       = w.lock_key))))
+            and (r.lease_until < now() or ",
+        worker_is_gone!("r.lease_owner", "$1"),
+        ")
           order by r.lease_until
           limit $2
             for update of r skip locked",
-    )
+    ))
     .bind(f64::from(lock_grace_secs))
     .bind(limit)
     .fetch_all(connection)
