@@ -35,6 +35,7 @@ pub use self::orphans::{
 };
 pub use self::reading::{
     Execution, Filter, count_active, find, find_format, list, outlook, queue_depth,
+    queue_up_submits,
 };
 pub use self::sharing::{
     LeftBehind, Shareable, complete_followers, fail_followers, find_shareable, insert_shared,

@@ -24,6 +24,11 @@ use crate::writer::Format;
 
 /// How long a submit waits for another one with the same key before it is told to come back.
 const SUBMIT_LOCK_TIMEOUT: &str = "2s";
+/// Submits of one user that may be in work at once and do not see each other. Only where so many
+/// could reach the user's limit do they go one after the other.
+const UNSEEN_SUBMITS: i64 = 50;
+/// How long a submit waits for others of its user. Shorter than the time of a request.
+const QUEUE_UP_SECS: u32 = 15;
 /// How long the planner may take at a submit.
 const ESTIMATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most executions on one page.
@@ -502,6 +507,11 @@ impl Services {
     ) -> Result<(), ServiceError> {
         let Some(user_id) = caller.user_id else { return Ok(()) };
         let limit = self.config.report.max_active_per_user.get();
+        if executions::count_active(connection, user_id).await? + UNSEEN_SUBMITS < i64::from(limit)
+        {
+            return Ok(());
+        }
+        executions::queue_up_submits(connection, user_id, QUEUE_UP_SECS).await?;
         if executions::count_active(connection, user_id).await? >= i64::from(limit) {
             return Err(ServiceError::TooManyActive { limit });
         }

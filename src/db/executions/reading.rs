@@ -171,16 +171,11 @@ pub async fn list(
     .await
 }
 
-/// How many executions of a user are not finished. Locks the user's row, so that two submits at
-/// once cannot both take the last free place.
+/// How many executions of a user are not finished.
 ///
 /// # Errors
 /// The database's.
 pub async fn count_active(connection: &mut PgConnection, user_id: i32) -> Result<i64, sqlx::Error> {
-    sqlx::query("select from users where id = $1 for no key update")
-        .bind(user_id)
-        .execute(&mut *connection)
-        .await?;
     sqlx::query_scalar(
         "select count(*)
            from report_executions
@@ -189,6 +184,29 @@ pub async fn count_active(connection: &mut PgConnection, user_id: i32) -> Result
     .bind(user_id)
     .fetch_one(connection)
     .await
+}
+
+/// Lets submits of one user go one after the other from here to the end of the transaction, so
+/// that two at once cannot both take the last free place. Waits at most `wait_secs`. The user's
+/// row is left alone: it is the application's to lock.
+///
+/// # Errors
+/// The database's; `55P03` when others took too long.
+pub async fn queue_up_submits(
+    connection: &mut PgConnection,
+    user_id: i32,
+    wait_secs: u32,
+) -> Result<(), sqlx::Error> {
+    // The wait is set first: a select list is computed from left to right.
+    sqlx::query(
+        "select set_config('lock_timeout', $1, true),
+                pg_advisory_xact_lock(hashtextextended('registrar submits of ' || $2::int, 0))",
+    )
+    .bind(format!("{wait_secs}s"))
+    .bind(user_id)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// How many pending executions are before this one, in the order in which claims take them, and
