@@ -19,8 +19,10 @@
 //! | `uuid` | the hyphenated form |
 //! | a list of these | array, at most [`MAX_LIST_ITEMS`] |
 //!
-//! A parameter that is not given takes its default, or is NULL without one. An explicit `null` is
-//! SQL NULL, so that a default can be turned off; a required parameter refuses it.
+//! A parameter that is not given takes its default, or is NULL without one. An explicit `null` says
+//! that there is no value, and is accepted only where leaving the parameter out says so too: of a
+//! parameter that is neither required nor has a default. Taken for the default it would hide that
+//! the caller meant something else, and no query is written for a NULL where it has a default.
 //!
 //! No message repeats what was given: reports are about people, and messages end up in logs.
 //!
@@ -180,6 +182,11 @@ impl Parameter {
         self.required
     }
 
+    /// Whether a caller may write `null`: where no value is what leaving it out means.
+    pub fn is_nullable(&self) -> bool {
+        !self.required && self.default.is_none()
+    }
+
     /// The value where none is given, as a caller would write it; dates may be relative.
     pub fn default_value(&self) -> Option<&Json> {
         self.default.as_ref()
@@ -231,7 +238,7 @@ pub enum ParameterErrorCode {
     Required,
     /// The report has no parameter of that name.
     Unknown,
-    /// Not of the declared type.
+    /// Not of the declared type; of a parameter with a default, also null.
     Type,
     /// Not one of the choices.
     Choice,

@@ -48,6 +48,10 @@ impl Definition {
     ) -> Result<BoundParameters, Vec<ParameterError>> {
         let clock = Clock { today, now, time_zone: self.time_zone() };
         read_all(self, given, |parameter| match given.get(parameter.name()) {
+            Some(Json::Null) if parameter.default_value().is_some() => {
+                let expected = "must not be null: leave it out for its default";
+                Err(vec![Problem::new(Code::Type, expected)])
+            }
             Some(Json::Null) => null(parameter),
             Some(value) => parameter.read(value, Some(&clock)),
             None => match parameter.default_value() {
@@ -60,7 +64,8 @@ impl Definition {
 
 impl BoundParameters {
     /// Reads back what [`Self::canonical_json`] gave. Nothing is relative in it and no default is
-    /// filled in: every parameter must be there.
+    /// filled in: every parameter must be there. A null stands for NULL also where there is a
+    /// default: a default could be turned off once.
     ///
     /// # Errors
     ///

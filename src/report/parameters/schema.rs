@@ -64,7 +64,7 @@ impl Definition {
 fn property(parameter: &Parameter, choices: Option<&Choices>) -> Json {
     let (mut value, notes) = value_schema(&parameter.rules);
     if let Some(choices) = choices {
-        let nullable = !parameter.required && !parameter.list;
+        let nullable = parameter.is_nullable() && !parameter.list;
         insert_choices(&mut value, parameter.parameter_type(), choices, nullable);
     }
     if parameter.list {
@@ -74,7 +74,7 @@ fn property(parameter: &Parameter, choices: Option<&Choices>) -> Json {
         }
         value = list;
     }
-    if !parameter.required {
+    if parameter.is_nullable() {
         allow_null(&mut value);
     }
     let mut property = Map::new();

@@ -260,7 +260,7 @@ fn every_type_has_its_value_and_its_list() {
 }
 
 #[test]
-fn defaults_stand_in_for_what_is_not_given_and_null_is_null() {
+fn defaults_stand_in_for_what_is_not_given_and_null_is_no_value() {
     let definition = definition(&json!([
         {"name": "needed", "type": "text", "required": true},
         {"name": "since", "type": "date", "default": "today - 1 week"},
@@ -280,9 +280,18 @@ fn defaults_stand_in_for_what_is_not_given_and_null_is_null() {
     let expected = [("needed", "text"), ("since", "date"), ("free", "numeric"), ("days", "date[]")];
     assert_eq!(numbered, expected);
 
-    let bound = bind(json!({"needed": "x", "since": null, "days": null})).unwrap();
+    // Left out or null: the same, or an error.
+    let nullable = bind(json!({"needed": "x", "free": null})).unwrap();
+    assert_eq!(nullable, bound);
+    let errors = bind(json!({"needed": "x", "since": null, "days": null})).unwrap_err();
+    let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/parameters/since", "/parameters/days"]);
+    assert!(errors.iter().all(|error| error.code == ParameterErrorCode::Type));
+    assert_eq!(errors[0].message, "must not be null: leave it out for its default");
+    // What an execution of before has stored is still run.
+    let stored = json!({"days": null, "free": null, "needed": "x", "since": null});
+    let bound = BoundParameters::from_canonical(&definition, &stored).unwrap();
     assert_eq!(bound.get("since"), Some(&Value::Null));
-    assert_eq!(bound.get("days"), Some(&Value::Null));
 
     for given in [json!({}), json!({"needed": null})] {
         let errors = bind(given).unwrap_err();
