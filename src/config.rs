@@ -117,6 +117,8 @@ pub struct StoreConfig {
     pub retry_secs: NonZeroU64,
     /// Whether clients may be sent to the store with a signed link.
     pub signed_links: bool,
+    /// Longest wait for the answer to one request.
+    pub request_timeout_secs: NonZeroU64,
     /// Age at which a file of no execution is deleted.
     pub sweep_after_hours: NonZeroU32,
 }

@@ -47,6 +47,9 @@ pub use upload::Upload;
 /// processor's cache is still there when it is copied, which a large one is not.
 const LOCAL_PART_BYTES: usize = 512 * 1024;
 
+/// How long an S3 server may take to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -333,7 +336,8 @@ fn s3(location: &str, config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, Upl
     };
     let client = ClientOptions::new()
         .with_allow_http(config.allow_http)
-        .with_connect_timeout(Duration::from_secs(5));
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_timeout(Duration::from_secs(config.request_timeout_secs.get()));
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(client.clone())

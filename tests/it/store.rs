@@ -11,6 +11,7 @@ use registrar::store::{Store, StoreError};
 use tempfile::TempDir;
 
 use crate::support::app::use_s3;
+use crate::support::moto;
 use crate::support::s3::{Fault, Operation, S3Server};
 
 /// The smallest part that S3 takes, so that tests send little.
@@ -187,6 +188,38 @@ async fn a_busy_server_is_asked_again() {
     assert!(store.get(&large).await.unwrap() == content);
     upload(&store, &small, b"small").await.unwrap();
     assert_eq!(store.get(&small).await.unwrap(), "small");
+}
+
+/// The tests' own server does not know the request that lists unfinished uploads, and answers it
+/// with code of ours. This is a server of other people's.
+#[tokio::test]
+async fn uploads_left_behind_are_found_on_a_server_that_lists_them() {
+    let Some(server) = moto::Server::start().await else { return };
+    let store = server.store();
+    let mut ours = Vec::new();
+    for number in 0..3 {
+        let path = Path::from(format!("results/2020/01/{number}/1/a b & c=é.csv"));
+        left_behind(&store, &path).await;
+        ours.push(path);
+    }
+    left_behind(&store, &Path::from("resultsets/2020/01/9/1/a.csv")).await;
+    upload(&store, &Path::from("results/2020/01/5/1/whole.csv"), &content(PART + 1)).await.unwrap();
+
+    let mut found = store.list_unfinished("results").await.unwrap();
+    found.sort_by_key(|upload| upload.path.to_string());
+    assert_eq!(found.iter().map(|upload| upload.path.clone()).collect::<Vec<_>>(), ours);
+    store.abort_unfinished(&found[0]).await.unwrap();
+    store.abort_unfinished(&found[0]).await.unwrap();
+    assert_eq!(store.list_unfinished("results").await.unwrap().len(), 2);
+    assert_eq!(store.list("results").await.unwrap().len(), 1, "what is whole stays");
+}
+
+/// Begins an upload, sends parts and forgets it, as a process does that is killed.
+async fn left_behind(store: &Store, path: &Path) {
+    let mut upload = store.upload(path.clone());
+    for part in parts(&content(4 * PART)) {
+        upload.put(part).await.unwrap();
+    }
 }
 
 #[tokio::test]

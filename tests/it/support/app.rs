@@ -30,7 +30,7 @@ use super::database::{Contents, REPORT_PASSWORD, TestDatabase, sql};
 use super::eventually;
 use super::http::Http;
 use super::panicking_store::panicking_store;
-use super::process::Process;
+use super::process::{Disk, Process};
 use super::proxy::PostgresProxy;
 use super::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use super::worker::Worker;
@@ -190,8 +190,13 @@ impl Builder {
 
 /// Points the settings to a server.
 pub fn use_s3(config: &mut Config, server: &S3Server) {
+    use_s3_at(config, server.endpoint());
+}
+
+/// Points the settings to a server at an address.
+pub fn use_s3_at(config: &mut Config, endpoint: String) {
     config.store.url = format!("s3://{BUCKET}/registrar");
-    config.store.endpoint = Some(server.endpoint());
+    config.store.endpoint = Some(endpoint);
     config.store.region = Some("us-east-1".to_owned());
     config.store.access_key_id = Some(ACCESS_KEY.to_owned());
     config.store.secret_access_key = Some(SecretString::from(SECRET_KEY));
@@ -332,6 +337,14 @@ impl TestApp {
     /// Starts the real binary as a worker and waits until it is on the list of workers.
     pub async fn start_worker_process(&self) -> Process {
         self.start_process(&["serve", "--only", "worker"]).await
+    }
+
+    /// As [`TestApp::start_worker_process`], on a disk of this kind.
+    pub async fn start_worker_process_on(&self, disk: Disk) -> Process {
+        let known = self.workers().await;
+        let process = Process::start_on(disk, &self.config, &["serve", "--only", "worker"]);
+        self.new_worker(&known).await;
+        process
     }
 
     /// Starts the real binary with these arguments, which make it a worker.

@@ -7,6 +7,7 @@ pub mod app;
 pub mod database;
 pub mod http;
 pub mod lying_store;
+pub mod moto;
 mod panicking_store;
 pub mod process;
 pub mod proxy;
@@ -44,4 +45,10 @@ pub async fn eventually<T>(
 /// it is refused, which is right.
 pub fn install_crypto() {
     let _already = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Says something to whoever looks at a test.
+#[expect(clippy::print_stderr, reason = "what a failed test shows")]
+pub fn tell(text: &str) {
+    eprintln!("{text}");
 }

@@ -24,13 +24,45 @@ pub struct Process {
     folder: TempDir,
 }
 
+/// What a process may write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// Whatever it likes.
+    Usual,
+    /// There is no folder for temporary files.
+    WithoutScratch,
+    /// No file grows beyond this: writing more fails, as on a disk that is full.
+    FullAt {
+        /// Largest file.
+        mib: u64,
+    },
+}
+
 impl Process {
     /// Runs `registrar` with these arguments and settings.
     pub fn start(config: &Config, arguments: &[&str]) -> Self {
+        Self::start_on(Disk::Usual, config, arguments)
+    }
+
+    /// As [`Process::start`], on a disk of this kind.
+    pub fn start_on(disk: Disk, config: &Config, arguments: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_registrar"));
+        let program = env!("CARGO_BIN_EXE_registrar");
+        let mut command = match disk {
+            Disk::Usual | Disk::WithoutScratch => Command::new(program),
+            Disk::FullAt { mib } => {
+                // The signal is ignored by what a shell starts that ignores it. Blocks of 512 bytes.
+                let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", mib * 2048);
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &limited, program]);
+                shell
+            }
+        };
         command.args(arguments).envs(environment(config)).current_dir(folder.path());
+        if disk == Disk::WithoutScratch {
+            command.env("TMPDIR", folder.path().join("no-such-folder"));
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         Self { child: command.spawn().unwrap(), folder }
     }
@@ -88,14 +120,9 @@ impl Drop for Process {
             self.child.wait().unwrap();
         }
         if std::thread::panicking() {
-            tell(&format!("log of registrar {}:\n{}", self.pid(), self.log()));
+            super::tell(&format!("log of registrar {}:\n{}", self.pid(), self.log()));
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "what a failed test shows")]
-fn tell(text: &str) {
-    eprintln!("{text}");
 }
 
 /// The settings that tests change, as the environment of a process.
@@ -142,6 +169,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("STORE__PART_BYTES", Some(store.part_bytes.to_string())),
         ("STORE__SIGNED_LINKS", Some(store.signed_links.to_string())),
         ("STORE__RETRY_SECS", Some(store.retry_secs.to_string())),
+        ("STORE__REQUEST_TIMEOUT_SECS", Some(store.request_timeout_secs.to_string())),
         ("WORKER__CONCURRENCY", Some(worker.concurrency.to_string())),
         ("WORKER__LEASE_SECS", Some(worker.lease_secs.to_string())),
         ("WORKER__REAP_INTERVAL_MS", Some(worker.reap_interval_ms.to_string())),
@@ -149,6 +177,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         ("WORKER__RETRY_BASE_MS", Some(worker.retry_base_ms.to_string())),
         ("REPORT__TEMPLATES_DIR", Some(report.templates_dir.display().to_string())),
         ("REPORT__TIMEOUT_SECS", Some(report.timeout_secs.to_string())),
+        ("REPORT__LOCK_TIMEOUT_MS", Some(report.lock_timeout_ms.to_string())),
         ("REPORT__MAX_ROWS", Some(report.max_rows.to_string())),
         ("REPORT__MAX_BYTES", Some(report.max_bytes.to_string())),
         ("REPORT__MAX_RUNNING_PER_USER", Some(report.max_running_per_user.to_string())),

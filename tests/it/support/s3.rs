@@ -59,9 +59,12 @@ pub enum Fault {
     Refuse,
     /// It is answered with "try again later", once.
     Busy,
+    /// It is answered with "internal error", once.
+    Broken,
     /// It is never answered.
     Hang,
-    /// It is answered when the test calls [`S3Server::release`], and as if nothing had been.
+    /// It is answered when the test calls [`S3Server::release`]: with "internal error" if the
+    /// server is broken down by then, otherwise as if nothing had been.
     Hold,
 }
 
@@ -70,6 +73,8 @@ struct Plan {
     /// Fault, operation, and at which request of that operation from now on; counts down.
     faults: Vec<(Fault, Operation, u32)>,
     seen: Vec<Operation>,
+    /// What every request meets.
+    down: Option<Fault>,
 }
 
 /// The server, running or stopped.
@@ -132,6 +137,11 @@ impl S3Server {
         self.plan.lock().unwrap().faults.push((fault, operation, nth));
     }
 
+    /// Lets every request meet a fault, until it is told otherwise. What hangs stays hanging.
+    pub fn break_down(&self, fault: Option<Fault>) {
+        self.plan.lock().unwrap().down = fault;
+    }
+
     /// Lets one request go on that is held, or will be.
     pub fn release(&self) {
         self.released.add_permits(1);
@@ -174,10 +184,15 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> ax
                 None => answer(&service, request).await,
                 Some(Fault::Refuse) => refuse(request, StatusCode::FORBIDDEN).await,
                 Some(Fault::Busy) => refuse(request, StatusCode::SERVICE_UNAVAILABLE).await,
+                Some(Fault::Broken) => refuse(request, StatusCode::INTERNAL_SERVER_ERROR).await,
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(Fault::Hold) => {
                     released.acquire().await.expect("it is never closed").forget();
-                    answer(&service, request).await
+                    let down = plan.lock().unwrap().down;
+                    match down {
+                        Some(_) => refuse(request, StatusCode::INTERNAL_SERVER_ERROR).await,
+                        None => answer(&service, request).await,
+                    }
                 }
             }
         }
@@ -232,8 +247,12 @@ async fn refuse(request: Request, status: StatusCode) -> Response {
     status.into_response()
 }
 
+/// Carries a request out in a task of its own: a server goes on with what its client asked for,
+/// also when the client has left.
 async fn answer(service: &S3Service, request: Request) -> Response {
-    match service.call(request.map(s3s::Body::http_body_unsync)).await {
+    let service = service.clone();
+    let answering = async move { service.call(request.map(s3s::Body::http_body_unsync)).await };
+    match tokio::spawn(answering).await.expect("the server does not panic") {
         Ok(response) => response.map(Body::new),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")).into_response(),
     }
@@ -242,6 +261,9 @@ async fn answer(service: &S3Service, request: Request) -> Response {
 impl Plan {
     fn meet(&mut self, operation: Operation) -> Option<Fault> {
         self.seen.push(operation);
+        if let Some(fault) = self.down {
+            return Some(fault);
+        }
         for (_, of, left) in &mut self.faults {
             if *of == operation {
                 *left = left.saturating_sub(1);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::*;
 
-/// Names a Python that has openpyxl; `script/test` sets it once `script/bootstrap readers` has put
+/// Names a Python that has openpyxl and moto; `script/test` sets it once `script/bootstrap readers` has put
 /// that and LibreOffice in place.
 const PYTHON: &str = "REGISTRAR_READERS_PYTHON";
 
