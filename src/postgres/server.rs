@@ -240,7 +240,7 @@ fn fixed_settings(port: u16, is_temporary: bool) -> Vec<(String, String)> {
         ("port", port.to_string()),
         // Socket paths have a length limit that a deep folder exceeds.
         ("unix_socket_directories", String::new()),
-        ("max_connections", "200".to_owned()),
+        ("max_connections", "400".to_owned()),
         ("shared_buffers", "256MB".to_owned()),
         ("timezone", "UTC".to_owned()),
         ("log_timezone", "UTC".to_owned()),

@@ -185,11 +185,13 @@ impl S3Uploads {
         let mut after = (String::new(), String::new());
         for _ in 0..MAX_PAGES {
             let page = self.page(&below, &after).await?;
-            found.extend(page.upload.into_iter().map(|listed| UnfinishedUpload {
-                path: Path::from(listed.key.strip_prefix(&self.prefix).unwrap_or(&listed.key)),
-                since: listed.initiated,
-                place: Place::S3(listed.upload_id),
-            }));
+            for listed in page.upload {
+                let key = listed.key.strip_prefix(&self.prefix).unwrap_or(&listed.key);
+                // As it is: what a path had to encode is encoded in its key.
+                let path = Path::parse(key).map_err(failed("list uploads below", &below))?;
+                let (since, place) = (listed.initiated, Place::S3(listed.upload_id));
+                found.push(UnfinishedUpload { path, since, place });
+            }
             match (page.is_truncated, page.next_key_marker) {
                 (true, Some(key)) => after = (key, page.next_upload_id_marker.unwrap_or_default()),
                 _ => break,

@@ -266,7 +266,7 @@ async fn a_killed_worker_leaves_no_connection_behind() {
 
 #[tokio::test]
 async fn a_deadline_ends_every_connection() {
-    let (app, id) = hanging("[limits]\ntimeout_secs = 4").await;
+    let (app, id) = hanging("[limits]\ntimeout_secs = 15").await;
     let worker = app.start_worker().await;
     wait_for_both_backends(&app).await;
     let execution = app.wait_until_ended(id).await;
