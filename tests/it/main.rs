@@ -9,6 +9,7 @@ mod doctor;
 mod erasures;
 mod estimates;
 mod fairness;
+mod fault_matrix;
 mod faults;
 mod idempotency;
 mod layers;
