@@ -4,6 +4,7 @@
 //! attempt writes carries its number: when the attempt is no longer the current one, its file is
 //! dropped and nothing else happens.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -122,7 +123,10 @@ async fn run_claimed(context: &Context, claimed: Claimed) {
         joined = &mut work => (None, joined.unwrap_or(Err(ReportError::Panicked))),
         reason = supervise(context, &claimed, &watch) => {
             watch.stop.cancel();
-            let stopped = tokio::time::timeout(STOP_TIMEOUT, &mut work).await;
+            let stopped = tokio::select! {
+                stopped = tokio::time::timeout(STOP_TIMEOUT, &mut work) => stopped,
+                never = keep_lease(context, &claimed, &watch) => match never {},
+            };
             if stopped.is_err() {
                 work.abort();
             }
@@ -148,10 +152,7 @@ async fn supervise(context: &Context, claimed: &Claimed, watch: &Watch) -> StopR
             () = tokio::time::sleep(LOOK_EVERY.min(beat_every)) => {}
         }
         let beat = if last_beat.elapsed() >= beat_every {
-            let rows = count(watch.rows.load(Ordering::Relaxed));
-            let bytes = count(watch.bytes.load(Ordering::Relaxed));
-            let beat =
-                executions::heartbeat(db, id, attempt, lease_secs(context), rows, bytes).await;
+            let beat = beat(context, claimed, watch).await;
             if beat.is_ok() {
                 last_beat = Instant::now();
             }
@@ -167,6 +168,24 @@ async fn supervise(context: &Context, claimed: &Claimed, watch: &Watch) -> StopR
             Err(error) => tracing::warn!(%error, "cannot renew the lease"),
         }
     }
+}
+
+/// Renews the lease of an attempt that is stopping: what it takes back from the store may take
+/// longer than a lease, and a rescue meanwhile would count as a failure.
+async fn keep_lease(context: &Context, claimed: &Claimed, watch: &Watch) -> Infallible {
+    loop {
+        if let Err(error) = beat(context, claimed, watch).await {
+            tracing::warn!(%error, "cannot renew the lease");
+        }
+        tokio::time::sleep(context.services.config.worker.lease() / BEATS_PER_LEASE).await;
+    }
+}
+
+async fn beat(context: &Context, claimed: &Claimed, watch: &Watch) -> Result<Beat, sqlx::Error> {
+    let rows = count(watch.rows.load(Ordering::Relaxed));
+    let bytes = count(watch.bytes.load(Ordering::Relaxed));
+    let (db, lease_secs) = (&context.services.db, lease_secs(context));
+    executions::heartbeat(db, claimed.id, claimed.attempt, lease_secs, rows, bytes).await
 }
 
 /// Makes the file and its manifest.
