@@ -48,7 +48,9 @@ select id, codename, name, content_type_id, pg_temp.moment('permission ', id, to
         (23, 'holds.manage', 'Place and release legal holds', 6),
         (24, 'retention.run', 'Run lifecycle policies and restore archived rows', 6),
         (25, 'webhooks.manage', 'Make, change and see webhooks', 2),
-        (26, 'queues.manage', 'Pause queues and drain workers', 2)
+        (26, 'queues.manage', 'Pause queues and drain workers', 2),
+        (27, 'backups.view', 'See the backups', 6),
+        (28, 'backups.verify', 'Have a backup proven by a restore', 6)
   ) as permission (id, codename, name, content_type_id)
  cross join sample_settings
  order by id;
@@ -68,7 +70,7 @@ select
             'courses.manage', 'enrollments.view', 'enrollments.manage', 'grades.view',
             'grades.record', 'projects.view', 'projects.review', 'retention.view', 'retention.run',
             'holds.manage', 'webhooks.manage',
-            'queues.manage'
+            'queues.manage', 'backups.view', 'backups.verify'
         ]),
         ('analyst', array[
             'reports.view', 'reports.run', 'reports.personal', 'courses.view',
@@ -82,7 +84,8 @@ select
         ]),
         ('auditor', array[
             'reports.view', 'reports.run', 'executions.view_all', 'audit.view', 'roles.review',
-            'users.view', 'courses.view', 'enrollments.view', 'projects.view', 'retention.view'
+            'users.view', 'courses.view', 'enrollments.view', 'projects.view', 'retention.view',
+            'backups.view'
         ]),
         ('lecturer', array[
             'reports.view', 'reports.run', 'courses.view', 'enrollments.view', 'grades.view',
@@ -93,7 +96,7 @@ select
             'reports.view', 'executions.view_all', 'executions.cancel_all', 'tokens.manage',
             'retention.approve', 'retention.view', 'retention.run', 'holds.manage',
             'webhooks.manage',
-            'queues.manage'
+            'queues.manage', 'backups.view', 'backups.verify'
         ]),
         ('head_of_department', array[
             'reports.view', 'reports.run', 'courses.manage', 'projects.review'

@@ -226,6 +226,8 @@ pub struct BackupConfig {
     pub verify_every_hours: u32,
     /// Longest wait of a migration for a lock.
     pub migration_lock_timeout_secs: NonZeroU32,
+    /// How often a migration is tried that others are in the way of.
+    pub migration_lock_tries: NonZeroU32,
     /// How many backups are kept.
     pub keep: KeepConfig,
 }

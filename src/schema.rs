@@ -1,6 +1,7 @@
 //! The schema: our migrations, the queue's own, and the report role.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -15,10 +16,11 @@ mod description;
 mod guard;
 
 pub use description::describe;
-pub use guard::{Guard, verify};
+pub use guard::{Guard, LockWaits, verify};
 
-/// How long a migration waits for a lock unless the settings say otherwise.
-const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How a migration waits for others unless the settings say otherwise.
+const DEFAULT_WAITS: LockWaits =
+    LockWaits { timeout: Duration::from_secs(10), tries: NonZeroU32::new(5).expect("not 0") };
 
 /// Every migration of this binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
@@ -71,6 +73,12 @@ pub enum SchemaError {
         /// What this call had applied or taken back before, and what undoes that.
         applied: Vec<i64>,
     },
+    /// Others use the tables.
+    #[error(
+        "others use the tables that it changes ({} in {} tries): run it again when fewer reports run",
+        .0.join(", "), .0.len()
+    )]
+    Conflict(Vec<&'static str>),
     /// The schema is not what the migrations make.
     #[error("the schema is not as it should be: {}", .0.join("; "))]
     Unsound(Vec<String>),
@@ -237,7 +245,7 @@ pub async fn up(
     pool: &PgPool,
     report_password: Option<&SecretString>,
 ) -> Result<ReportRole, SchemaError> {
-    let mut guard = Guard::acquire(pool, DEFAULT_LOCK_TIMEOUT).await?;
+    let mut guard = Guard::acquire(pool, DEFAULT_WAITS).await?;
     let done = guard.up(pool, report_password).await;
     guard.release().await;
     done
@@ -249,7 +257,7 @@ pub async fn up(
 /// # Errors
 /// [`SchemaError`]
 pub async fn down(pool: &PgPool, target: i64) -> Result<(), SchemaError> {
-    let mut guard = Guard::acquire(pool, DEFAULT_LOCK_TIMEOUT).await?;
+    let mut guard = Guard::acquire(pool, DEFAULT_WAITS).await?;
     let done = guard.down(pool, target).await;
     guard.release().await;
     done

@@ -12,7 +12,9 @@ use super::{REFUSED, Settings, note, say, say_json, table};
 use crate::backup::manifest::Purpose;
 use crate::backup::{self, BackupError, BackupId, Database};
 use crate::config::Config;
-use crate::schema::{self, Guard, MigrationState, REPORT_ROLE_SQL, ReportRole, SchemaError};
+use crate::schema::{
+    self, Guard, LockWaits, MigrationState, REPORT_ROLE_SQL, ReportRole, SchemaError,
+};
 use crate::service::backups::create_options;
 use crate::store::Store;
 use crate::{db, telemetry};
@@ -176,7 +178,8 @@ async fn down(
 
 async fn guard(pool: &PgPool, config: &Config) -> Result<Guard, SchemaError> {
     let timeout = u64::from(config.backup.migration_lock_timeout_secs.get());
-    Guard::acquire(pool, Duration::from_secs(timeout)).await
+    let tries = config.backup.migration_lock_tries;
+    Guard::acquire(pool, LockWaits { timeout: Duration::from_secs(timeout), tries }).await
 }
 
 /// Backs up a database that holds something. The backup is pinned by its purpose.

@@ -3,19 +3,22 @@
 //! One process at a time; no migration over a history that is not this binary's; each migration
 //! in a transaction that is committed only after it was looked at: constraints valid, the checks
 //! of `migrations/checks` hold, and no row came or went in a table that the migration does not
-//! name. A migration that waits for a lock gives up soon, because everybody else waits behind it.
+//! name. A migration that waits for a lock gives up soon, because everybody else waits behind it,
+//! and is tried again a few times: so is one that PostgreSQL chose as the victim of a deadlock.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use sqlx::migrate::{Migrate, Migration, MigrationType};
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{
     MIGRATOR, MigrationState, MigrationStatus, ReportRole, SchemaError, checks, description,
     prepare_report_role, status,
 };
+use crate::db::sqlstate;
 
 /// How long a second process waits for the first.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,12 +28,21 @@ const DECLARATION: &str = "-- changes rows of:";
 /// Where sqlx keeps what was applied.
 const HISTORY: &str = "_sqlx_migrations";
 
+/// How a migration waits for tables that others use.
+#[derive(Debug, Clone, Copy)]
+pub struct LockWaits {
+    /// Longest wait for a lock. The others get as long to themselves before the next try.
+    pub timeout: Duration,
+    /// Tries in all. Between two of them nothing is held.
+    pub tries: NonZeroU32,
+}
+
 /// The right to migrate, held by a connection of its own: the server frees it when the process is
 /// gone.
 #[derive(Debug)]
 pub struct Guard {
     connection: PgConnection,
-    lock_timeout: Duration,
+    waits: LockWaits,
 }
 
 impl Guard {
@@ -38,7 +50,7 @@ impl Guard {
     ///
     /// # Errors
     /// [`SchemaError::Busy`]
-    pub async fn acquire(pool: &PgPool, lock_timeout: Duration) -> Result<Self, SchemaError> {
+    pub async fn acquire(pool: &PgPool, waits: LockWaits) -> Result<Self, SchemaError> {
         let failed = "lock the schema for migrations";
         let connection = pool.acquire().await.map_err(SchemaError::statement(failed))?;
         let mut connection = connection.detach();
@@ -51,7 +63,7 @@ impl Guard {
             .await
             .map_err(SchemaError::statement(failed))?;
             if locked {
-                return Ok(Self { connection, lock_timeout });
+                return Ok(Self { connection, waits });
             }
             if Instant::now() >= deadline {
                 return Err(SchemaError::Busy { holder: holder(&mut connection).await });
@@ -141,16 +153,40 @@ impl Guard {
     }
 
     async fn run(&mut self, step: &Step<'_>) -> Result<(), SchemaError> {
-        let connection = &mut self.connection;
         if step.migration.no_tx {
-            // PostgreSQL allows it no transaction: it is looked at afterwards.
+            // PostgreSQL allows it no transaction: it is looked at afterwards, and what it did
+            // half-way is not done again over itself.
+            let connection = &mut self.connection;
             let before = Before::read(connection).await?;
             step.apply(connection).await?;
             return step.look(connection, &before).await;
         }
+        let mut conflicts = Vec::new();
+        loop {
+            let error = match self.try_once(step).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let Some(conflict) = conflict(&error) else { return Err(error) };
+            conflicts.push(conflict);
+            if conflicts.len() >= self.waits.tries.get() as usize {
+                return Err(SchemaError::Conflict(conflicts));
+            }
+            tracing::warn!(
+                migration = step.migration.version,
+                conflict,
+                "migration {:04} conflicts with what others do; it is rolled back and tried again",
+                step.migration.version
+            );
+            tokio::time::sleep(self.waits.timeout).await;
+        }
+    }
+
+    /// In one transaction, which an error rolls back.
+    async fn try_once(&mut self, step: &Step<'_>) -> Result<(), SchemaError> {
         let failed = "begin the migration's transaction";
-        let mut tx = connection.begin().await.map_err(SchemaError::statement(failed))?;
-        let timeout = format!("{}ms", self.lock_timeout.as_millis());
+        let mut tx = self.connection.begin().await.map_err(SchemaError::statement(failed))?;
+        let timeout = format!("{}ms", self.waits.timeout.as_millis());
         sqlx::query("select set_config('lock_timeout', $1, true)")
             .bind(timeout)
             .execute(&mut *tx)
@@ -342,7 +378,22 @@ fn failure(
     }
 }
 
-/// The error and what caused it, and for a lock what to do. PostgreSQL's DETAIL is in neither.
+/// What others did that a migration could not go on beside.
+fn conflict(error: &SchemaError) -> Option<&'static str> {
+    let (SchemaError::Migrate(MigrateError::Execute(source))
+    | SchemaError::Migrate(MigrateError::ExecuteMigration(source, _))
+    | SchemaError::Statement { action: _, source }) = error
+    else {
+        return None;
+    };
+    match sqlstate(source).as_deref() {
+        Some("40P01") => Some("deadlock"),
+        Some("55P03") => Some("lock timeout"),
+        _ => None,
+    }
+}
+
+/// The error and what caused it. PostgreSQL's DETAIL is in neither.
 fn reason(error: &SchemaError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -352,9 +403,6 @@ fn reason(error: &SchemaError) -> String {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
-    }
-    if text.contains("lock timeout") || text.contains("deadlock") {
-        text.push_str(" (somebody uses the tables: try again, when fewer reports run)");
     }
     text
 }

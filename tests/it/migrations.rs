@@ -1,16 +1,19 @@
 //! Every migration goes up, down and up again, with data in the tables.
 
+use std::num::NonZeroU32;
 use std::process::Command;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use registrar::config::Config;
 use registrar::postgres::Binaries;
-use registrar::schema::{self, Guard, MIGRATOR, MigrationState, SchemaError};
+use registrar::schema::{
+    self, Guard, LockWaits, MIGRATOR, MigrationState, ReportRole, SchemaError,
+};
 use secrecy::SecretString;
-use sqlx::PgPool;
 use sqlx::migrate::MigrationType;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::backup::Keys;
 use crate::support::TestApp;
@@ -255,10 +258,15 @@ async fn a_database_without_anything_is_behind_and_not_an_error() {
     schema.end().await;
 }
 
+fn waits(timeout_ms: u64, tries: u32) -> LockWaits {
+    let tries = NonZeroU32::new(tries).expect("at least one");
+    LockWaits { timeout: Duration::from_millis(timeout_ms), tries }
+}
+
 /// Up is tried over something that makes it fail; afterwards everything is as before.
 async fn fails_and_changes_nothing(schema: &Schema, expected: &[&str]) {
     let (dump, rows) = (schema.dump(), schema.rows().await);
-    let mut guard = Guard::acquire(&schema.pool, Duration::from_millis(300)).await.unwrap();
+    let mut guard = Guard::acquire(&schema.pool, waits(300, 2)).await.unwrap();
     let error = guard.up(&schema.pool, None).await.expect_err("it cannot be migrated");
     guard.release().await;
     let text = error.to_string();
@@ -303,9 +311,67 @@ async fn a_migration_that_waits_for_a_report_gives_up_and_says_so() {
         .execute(&mut *report)
         .await
         .unwrap();
-    fails_and_changes_nothing(&schema, &["migration 0010", "lock timeout", "try again"]).await;
+    fails_and_changes_nothing(
+        &schema,
+        &["migration 0010", "lock timeout, lock timeout in 2 tries", "when fewer"],
+    )
+    .await;
     report.rollback().await.unwrap();
     schema.up().await.expect("when the report has ended, it goes on");
+    schema.end().await;
+}
+
+/// A report that has read `report_executions` goes on to `report_definitions` while a migration has
+/// this and waits for that. PostgreSQL is told to end the migration and not the report.
+async fn deadlock(schema: &Schema, tries: u32) -> Result<ReportRole, SchemaError> {
+    let options = PgConnectOptions::from_str(&schema.database.url).unwrap();
+    let impatient = options.clone().options([("deadlock_timeout", "2s")]);
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(impatient).await.unwrap();
+    let patient = options.options([("deadlock_timeout", "10min")]);
+    let mut report = PgConnection::connect_with(&patient).await.unwrap();
+    sqlx::raw_sql("begin; select count(*) from report_executions")
+        .execute(&mut report)
+        .await
+        .unwrap();
+    let mut guard = Guard::acquire(&pool, waits(20_000, tries)).await.unwrap();
+    let migrating = async {
+        let done = guard.up(&pool, Some(&SecretString::from(REPORT_PASSWORD))).await;
+        guard.release().await;
+        done
+    };
+    let reporting = async {
+        let waits = "select exists (select from pg_locks where not granted
+                                       and relation = 'report_executions'::regclass)";
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&schema.pool).await.unwrap() {
+            assert!(Instant::now() < deadline, "the migration does not come to wait");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Answered only when the migration has let go of the table.
+        sqlx::raw_sql("select count(*) from report_definitions; commit")
+            .execute(&mut report)
+            .await
+            .expect("the report is not the victim");
+    };
+    let (done, ()) = tokio::join!(migrating, reporting);
+    pool.close().await;
+    done
+}
+
+#[tokio::test]
+async fn a_migration_that_deadlocks_with_a_report_leaves_the_database_as_it_was() {
+    let schema = behind(5).await;
+    let (dump, rows) = (schema.dump(), schema.rows().await);
+    let text = deadlock(&schema, 1).await.expect_err("it is the victim").to_string();
+    for part in ["migration 0006", "rolled back", "deadlock in 1 tries", "at version 5"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert_same(&dump, &schema.dump(), "the schema after a deadlock");
+    assert_eq!(schema.rows().await, rows);
+
+    // With a second try, the report has ended by then.
+    deadlock(&schema, 2).await.expect("the second try finds the tables free");
+    schema::check_current(&schema.pool).await.unwrap();
     schema.end().await;
 }
 
