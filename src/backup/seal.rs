@@ -47,6 +47,17 @@ impl Encryption {
         }
     }
 
+    /// For the recipients that the settings name; without any, for anybody.
+    ///
+    /// # Errors
+    /// [`BackupError::BadRecipient`]
+    pub fn where_named(config: &BackupConfig) -> Result<Self, BackupError> {
+        match Self::from_settings(config, false) {
+            Err(BackupError::NotEncrypted) => Ok(Self::Plain),
+            decided => decided,
+        }
+    }
+
     /// The recipients as text.
     pub(super) fn names(&self) -> Vec<String> {
         match self {
@@ -75,6 +86,37 @@ pub(super) fn extension(compression: BackupCompression, encryption: &Encryption)
         Encryption::Age(_) => format!("{compressed}.age"),
         Encryption::Plain => compressed.to_owned(),
     }
+}
+
+/// Encrypts a small object, which is not compressed.
+///
+/// # Errors
+/// [`BackupError::Io`]
+pub fn seal_small(bytes: &[u8], encryption: &Encryption) -> Result<Vec<u8>, BackupError> {
+    let Encryption::Age(recipients) = encryption else { return Ok(bytes.to_vec()) };
+    let sealed = || {
+        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+        let encryptor = age::Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
+        let mut writer = encryptor.wrap_output(Vec::new())?;
+        writer.write_all(bytes)?;
+        writer.finish()
+    };
+    sealed().map_err(BackupError::io("encrypt a small object"))
+}
+
+/// Opens what [`seal_small`] encrypted.
+///
+/// # Errors
+/// [`BackupError::Io`]: no identity fits, or it was changed.
+pub fn open_small(bytes: &[u8], identities: &Identities) -> Result<Vec<u8>, BackupError> {
+    let opened = || {
+        let decryptor = age::Decryptor::new(bytes).map_err(io::Error::other)?;
+        let identities = identities.0.iter().map(|identity| &**identity as &dyn age::Identity);
+        let mut plain = Vec::new();
+        decryptor.decrypt(identities).map_err(io::Error::other)?.read_to_end(&mut plain)?;
+        Ok(plain)
+    };
+    opened().map_err(BackupError::io("decrypt a small object with the given identities"))
 }
 
 /// Compresses and encrypts `input` into `output`. Returns how many bytes came in.

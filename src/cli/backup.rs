@@ -419,6 +419,8 @@ async fn run_restore(settings: &Settings, args: RestoreArgs) -> anyhow::Result<E
     let database = Database::new("--to", &target)?;
     let restored = Box::pin(crate::backup::restore(&store, &id, &database, &options)).await?;
     let is_whole = !restored.dry_run && args.tables.is_empty();
+    // What opened the backup opens the copies of holds.
+    config.backup.identity_file = args.identity.or(config.backup.identity_file);
     let steps =
         if is_whole { after_restore(config, target, store, &id).await? } else { Vec::new() };
     if args.json {

@@ -44,6 +44,9 @@ Examples:
         #[arg(long)]
         reason: Reason,
     },
+    /// Bring back the holds of the store, and release those that were: after a restore
+    #[command(after_help = "Example:\n  registrar hold replay")]
+    Replay,
     /// List holds, newest first
     #[command(after_help = "Example:\n  registrar hold list --in-force")]
     List {
@@ -124,6 +127,19 @@ pub async fn run(command: HoldCommand) -> anyhow::Result<ExitCode> {
         HoldVerb::Release { id, reason } => {
             services.release_hold(&operator(), id, &reason).await?;
             note(format!("Hold {id} is released."));
+        }
+        HoldVerb::Replay => {
+            let replayed = services.replay_holds(&operator()).await?;
+            note(format!(
+                "{} holds in the store: {} placed again, {} released again.",
+                replayed.found, replayed.placed, replayed.released
+            ));
+            for path in &replayed.broken {
+                note(format!("{path} cannot be opened (backup.identity_file) or read."));
+            }
+            if !replayed.broken.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         HoldVerb::List { in_force, table, limit, json } => {
             let table = table.map(|table| table.plain());

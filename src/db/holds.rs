@@ -1,11 +1,12 @@
 //! `holds`: what no lifecycle run may touch. Rows are added, released once, and never deleted.
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgConnection;
 
 /// A row.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Serialize, Deserialize)]
 pub struct HoldRow {
     /// Its number.
     pub id: i64,
@@ -34,6 +35,7 @@ pub struct HoldRow {
     /// Why it was.
     pub release_reason: Option<String>,
     /// Whether it is in force now.
+    #[serde(skip)]
     pub in_force: bool,
 }
 
@@ -204,6 +206,87 @@ pub async fn in_force(connection: &mut PgConnection) -> Result<Vec<HoldRow>, sql
     )
     .fetch_all(connection)
     .await
+}
+
+/// What became of a hold that was placed in another life of this database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// It was not there.
+    Placed,
+    /// It was there, and had not been released yet.
+    Released,
+    /// It was there, as it is.
+    Known,
+}
+
+/// Brings a hold back as it was, with its number if that is free. A hold is told from others by
+/// when and over what it was placed: doing it twice changes nothing.
+///
+/// # Errors
+/// The database's.
+pub async fn replay(connection: &mut PgConnection, hold: &HoldRow) -> Result<Replay, sqlx::Error> {
+    // Alone: between the look and the insert nobody takes the number.
+    lock_exclusive(connection).await?;
+    let known: Option<(i64, bool)> = sqlx::query_as(
+        "select id, released_at is not null
+           from holds
+          where placed_at = $1 and scope = $2 and table_name = $3
+            and keys is not distinct from $4 and condition is not distinct from $5",
+    )
+    .bind(hold.placed_at)
+    .bind(&hold.scope)
+    .bind(&hold.table_name)
+    .bind(&hold.keys)
+    .bind(&hold.condition)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some((id, is_released)) = known {
+        if is_released || hold.released_at.is_none() {
+            return Ok(Replay::Known);
+        }
+        sqlx::query(
+            "update holds
+                set released_at = $2, released_by = $3, release_reason = $4
+              where id = $1 and released_at is null",
+        )
+        .bind(id)
+        .bind(hold.released_at)
+        .bind(hold.released_by)
+        .bind(&hold.release_reason)
+        .execute(connection)
+        .await?;
+        return Ok(Replay::Released);
+    }
+    sqlx::query(
+        "insert into holds
+                (id, scope, table_name, key_columns, keys, condition, reason, placed_by, placed_at,
+                 until, released_by, released_at, release_reason)
+         select case when exists (select from holds where id = $1)
+                     then nextval(pg_get_serial_sequence('holds', 'id')) else $1 end,
+                $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13",
+    )
+    .bind(hold.id)
+    .bind(&hold.scope)
+    .bind(&hold.table_name)
+    .bind(&hold.key_columns)
+    .bind(&hold.keys)
+    .bind(&hold.condition)
+    .bind(&hold.reason)
+    .bind(hold.placed_by)
+    .bind(hold.placed_at)
+    .bind(hold.until)
+    .bind(hold.released_by)
+    .bind(hold.released_at)
+    .bind(&hold.release_reason)
+    .execute(&mut *connection)
+    .await?;
+    // The next number is one that no hold has.
+    sqlx::query(
+        "select setval(pg_get_serial_sequence('holds', 'id'), (select max(id) from holds))",
+    )
+    .execute(connection)
+    .await?;
+    Ok(Replay::Placed)
 }
 
 /// What tells, cheaply, whether other holds are in force than before: their numbers, because a

@@ -28,7 +28,7 @@ use crate::db::report_options;
 use crate::queue::{self, BackupTicket};
 use crate::report::source::ReportDatabase;
 use crate::schema;
-use crate::store::{LEDGER_FOLDER, Store};
+use crate::store::{HOLD_FOLDER, LEDGER_FOLDER, Store};
 
 /// What differs from the settings for one verification.
 #[derive(Debug, Clone, Default)]
@@ -438,6 +438,24 @@ pub struct Restored {
     pub manifest: Manifest,
 }
 
+impl Restored {
+    /// Use cases over the restored database.
+    fn services(&self) -> Result<Services, ServiceError> {
+        let reports = report_options(&self.config.database)
+            .map_err(|error| ServiceError::Internal(error.into()))?;
+        Ok(Services {
+            db: self.db.clone(),
+            reports: ReportDatabase::new(reports),
+            store: self.store.clone(),
+            config: Arc::new(self.config.clone()),
+        })
+    }
+}
+
+fn operator() -> Caller {
+    Caller::operator(uuid::Uuid::new_v4().simple().to_string())
+}
+
 /// A step: its name, and what it did, in words.
 pub type AfterRestore =
     (&'static str, fn(Restored) -> BoxFuture<'static, Result<String, ServiceError>>);
@@ -447,6 +465,8 @@ pub const AFTER_RESTORE: &[AfterRestore] = &[
     ("queue", |restored| Box::pin(forget_tickets(restored))),
     ("report-role", |restored| Box::pin(give_rights(restored))),
     ("catalog", |restored| Box::pin(refill_catalog(restored))),
+    // Before the erasures, which leave held people alone.
+    ("holds", |restored| Box::pin(replay_holds(restored))),
     ("erasures", |restored| Box::pin(replay_ledger(restored))),
 ];
 
@@ -470,9 +490,36 @@ async fn give_rights(restored: Restored) -> Result<String, ServiceError> {
     }
 }
 
+/// Places again the holds that are younger than the backup, and releases those that were.
+async fn replay_holds(restored: Restored) -> Result<String, ServiceError> {
+    if restored.store.list(HOLD_FOLDER).await?.is_empty() {
+        return Ok("no hold was ever placed".to_owned());
+    }
+    let not_ready = |what: String| {
+        let then = "then `registrar hold replay` and `registrar erasure replay`: until then rows \
+                    under a hold are not kept, and people who were erased are back";
+        ServiceError::refused("holds_not_replayed", format!("{what}, {then}"))
+    };
+    if schema::check_current(&restored.db).await.is_err() {
+        return Err(not_ready("run `registrar migrate up`".to_owned()));
+    }
+    let replayed = restored.services()?.replay_holds(&operator()).await?;
+    if let [first, ..] = replayed.broken.as_slice() {
+        return Err(not_ready(format!(
+            "{} copies of holds cannot be opened, such as {first}: name the file with the age \
+             identity as backup.identity_file",
+            replayed.broken.len()
+        )));
+    }
+    Ok(format!(
+        "{} holds in the store: {} placed again, {} released again",
+        replayed.found, replayed.placed, replayed.released
+    ))
+}
+
 /// Erases again whoever the ledger says was erased: a backup from before brings them back.
 async fn replay_ledger(restored: Restored) -> Result<String, ServiceError> {
-    let Restored { db, store, config, manifest: _ } = restored;
+    let Restored { db, store, config, manifest: _ } = &restored;
     let entries = store.list(LEDGER_FOLDER).await?.len();
     if entries == 0 {
         return Ok("the ledger of erasures is empty".to_owned());
@@ -481,18 +528,13 @@ async fn replay_ledger(restored: Restored) -> Result<String, ServiceError> {
         let then = "then `registrar erasure replay`: until then people who were erased are back";
         ServiceError::refused("ledger_not_replayed", format!("{what}, {then}"))
     };
-    if schema::check_current(&db).await.is_err() {
+    if schema::check_current(db).await.is_err() {
         return Err(not_ready("run `registrar migrate up`"));
     }
     if config.erasure.keys.is_empty() {
         return Err(not_ready("set erasure.keys"));
     }
-    let reports =
-        report_options(&config.database).map_err(|error| ServiceError::Internal(error.into()))?;
-    let reports = ReportDatabase::new(reports);
-    let services = Services { db, reports, store, config: Arc::new(config) };
-    let caller = Caller::operator(uuid::Uuid::new_v4().simple().to_string());
-    let replayed = services.replay_erasures(&caller).await?;
+    let replayed = restored.services()?.replay_erasures(&operator()).await?;
     if !replayed.broken.is_empty() || replayed.outcome.postponed > 0 {
         return Err(not_ready(&format!(
             "{} entries of the ledger are broken and {} people could not be erased yet: see the log",

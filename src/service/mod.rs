@@ -27,6 +27,7 @@ pub mod erasures;
 pub mod executions;
 pub mod formats;
 mod health;
+pub mod hold_copies;
 pub mod holds;
 pub mod policies;
 pub mod queues;

@@ -17,6 +17,8 @@ pub enum ObjectKey<'a> {
     Manifest(AttemptKey<'a>),
     /// An entry of the erasure ledger.
     Ledger(LedgerKey<'a>),
+    /// The copy of a hold.
+    Hold(HoldKey<'a>),
     /// The copy of a certificate.
     Certificate {
         /// Its place in the chain.
@@ -63,6 +65,8 @@ pub fn foreign_object(text: &str) -> Option<Path> {
 
 /// The folder of the erasure ledger.
 pub const LEDGER_FOLDER: &str = "ledger/erasures";
+/// The folder of the copies of holds.
+pub const HOLD_FOLDER: &str = "ledger/holds";
 /// The folder of the certificates.
 pub const CERTIFICATE_FOLDER: &str = "certificates";
 
@@ -75,6 +79,19 @@ pub struct LedgerKey<'a> {
     pub begun_at: DateTime<Utc>,
     /// `begun` or `completed`.
     pub step: &'a str,
+}
+
+/// A moment of a hold: never written twice with another content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldKey<'a> {
+    /// When it was placed.
+    pub placed_at: DateTime<Utc>,
+    /// Its number, which a restored database may give again: the time tells them apart.
+    pub id: i64,
+    /// `placed` or `released`.
+    pub step: &'a str,
+    /// Extension of the file, without the first dot.
+    pub extension: &'a str,
 }
 
 /// The files of a backup.
@@ -186,6 +203,10 @@ impl ObjectKey<'_> {
                 "{LEDGER_FOLDER}/{:04}/{token}/{}.{step}.json",
                 begun_at.year(),
                 begun_at.format("%Y%m%dT%H%M%S%6fZ"),
+            ),
+            Self::Hold(HoldKey { placed_at, id, step, extension }) => format!(
+                "{HOLD_FOLDER}/{}-{id}.{step}.{extension}",
+                placed_at.format("%Y%m%dT%H%M%S%6fZ"),
             ),
             Self::Certificate { number, sha256 } => {
                 format!("{CERTIFICATE_FOLDER}/{number:010}-{sha256}.jsonl")

@@ -37,8 +37,8 @@ pub use object_store::GetRange as ByteRange;
 pub use object_store::path::Path as ObjectPath;
 
 pub use key::{
-    AttemptKey, BackupFile, CERTIFICATE_FOLDER, LEDGER_FOLDER, LedgerKey, ObjectKey,
-    execution_folder, foreign_object,
+    AttemptKey, BackupFile, CERTIFICATE_FOLDER, HOLD_FOLDER, HoldKey, LEDGER_FOLDER, LedgerKey,
+    ObjectKey, execution_folder, foreign_object,
 };
 pub use unfinished::UnfinishedUpload;
 pub use upload::Upload;

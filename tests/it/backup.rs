@@ -11,8 +11,9 @@ use registrar::backup::{
     BackupError, BackupId, Database, Manifest, RestoreOptions, Scratch, Verification, catalog,
     restore, verify,
 };
-use registrar::config::Config;
+use registrar::config::{Config, KeepConfig};
 use registrar::db::audit::Actor;
+use registrar::retention::hold::Placement;
 use registrar::service::ServiceError;
 use registrar::service::backups::{VerifyOptions, create_options, identities};
 use registrar::store::Store;
@@ -56,6 +57,14 @@ impl Keys {
 
 fn app_with(keys: &Keys) -> Builder {
     TestApp::new().with(|config| keys.use_in(config))
+}
+
+/// Prune keeps the last backup of one day.
+fn keeping_one(keys: &Keys) -> Builder {
+    app_with(keys).with(|config| {
+        config.backup.keep =
+            KeepConfig { daily: 1, weekly: 0, monthly: 0, yearly: 0, ..config.backup.keep };
+    })
 }
 
 async fn make(app: &TestApp) -> Manifest {
@@ -500,6 +509,81 @@ async fn a_restore_does_not_bring_an_erased_person_back() {
     assert!(!process.log().contains("The database is ready"), "{}", process.log());
 }
 
+#[tokio::test]
+async fn holds_placed_after_a_backup_are_there_after_its_restore_and_released_ones_are_not() {
+    let keys = Keys::new();
+    let app = app_with(&keys).await;
+    let hold = async |key: &str, reason: &str| {
+        let key = vec![key.to_owned()];
+        let placement = Placement::Subject { table: "users".parse().unwrap(), key };
+        let reason = reason.parse().unwrap();
+        app.services.place_hold(&app.operator(), placement, &reason, None).await.unwrap().id
+    };
+    let release = async |id: i64| {
+        let reason = "decided".parse().unwrap();
+        app.services.release_hold(&app.operator(), id, &reason).await.unwrap()
+    };
+    let released_later = hold("1001", "before").await;
+    make(&app).await;
+    release(released_later).await;
+    let kept = hold("1007", "Appeal of Tendai").await;
+    release(hold("1008", "a mistake").await).await;
+    // Erasing who is held waits, in the restored database too.
+    app.services.request_erasure(&app.operator(), None, "1009").await.unwrap();
+    app.execute("update erasures set due_at = now(), run_at = now()").await;
+    assert_eq!(app.services.carry_out_erasures().await.unwrap().completed, 1);
+    hold("1009", "too late, but nobody knows").await;
+    for path in app.stored().await.iter().filter(|path| path.starts_with("ledger/holds")) {
+        assert!(path.ends_with(".json.age"), "{path}");
+        let bytes = std::fs::read(store_folder(&app).join(path)).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("Tendai"), "{path} is open");
+    }
+
+    let target = Empty::new().await;
+    let arguments = ["backup", "restore", "latest", "--to", &target.0.url];
+    let (status, log) = command(&app, &arguments).await;
+    assert!(status.success() && log.contains("The database is ready"), "{log}");
+    assert!(log.contains("4 holds in the store: 3 placed again, 1 released again"), "{log}");
+    assert!(log.contains("0 erased, 1 held"), "{log}");
+    let expected = format!(
+        "select count(*) from holds where released_at is null and id = {kept}
+            and reason = 'Appeal of Tendai'"
+    );
+    assert_eq!(target.number(&expected).await, 1);
+    assert_eq!(target.number("select count(*) from holds").await, 4);
+    assert_eq!(target.number("select count(*) from holds where released_at is null").await, 2);
+    // The next one gets a number of its own, and a second replay changes nothing.
+    let mut config = app.config.clone();
+    config.database.url = Some(SecretString::from(target.0.url.as_str()));
+    let place = ["hold", "place", "--table", "roles", "--reason", "x"];
+    let mut process = Process::start(&config, &place);
+    assert!(process.ended().await.success(), "{}", process.log());
+    let mut process = Process::start(&config, &["hold", "replay"]);
+    assert!(process.ended().await.success(), "{}", process.log());
+    assert!(process.log().contains("0 placed again, 0 released again"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn without_the_store_no_hold_is_placed_and_a_lost_copy_is_written_later() {
+    let keys = Keys::new();
+    let app = app_with(&keys).on_s3().await;
+    let place = async || {
+        let placement = Placement::Table { table: "roles".parse().unwrap() };
+        let reason = "an investigation".parse().unwrap();
+        app.services.place_hold(&app.operator(), placement, &reason, None).await
+    };
+    let s3 = app.s3.as_ref().unwrap();
+    s3.fail(Fault::Refuse, Operation::Put, 1);
+    place().await.expect_err("its copy cannot be written");
+    assert_eq!(app.number("select count(*) from holds").await, 0);
+    let hold = place().await.unwrap();
+    s3.fail(Fault::Refuse, Operation::Put, 1);
+    let reason = "over".parse().unwrap();
+    app.services.release_hold(&app.operator(), hold.id, &reason).await.expect("it is released");
+    assert_eq!(app.services.copy_holds().await.unwrap(), 1);
+    assert_eq!(app.services.copy_holds().await.unwrap(), 0, "none is missing");
+}
+
 async fn command(app: &TestApp, arguments: &[&str]) -> (ExitStatus, String) {
     let mut process = Process::start(&app.config, arguments);
     let status = process.ended().await;
@@ -593,14 +677,7 @@ async fn fill(app: &TestApp) {
 #[tokio::test]
 async fn prune_keeps_what_it_says_and_survives_kills_and_a_failing_store() {
     let keys = Keys::new();
-    let app = app_with(&keys)
-        .with(|config| {
-            config.backup.keep.daily = 1;
-            config.backup.keep.weekly = 0;
-            config.backup.keep.monthly = 0;
-            config.backup.keep.yearly = 0;
-        })
-        .await;
+    let app = keeping_one(&keys).await;
     let mut all = Vec::new();
     for _ in 0..6 {
         all.push(make(&app).await.id);
@@ -631,15 +708,7 @@ async fn prune_keeps_what_it_says_and_survives_kills_and_a_failing_store() {
 #[tokio::test]
 async fn what_cannot_be_deleted_is_reported_and_tried_again() {
     let keys = Keys::new();
-    let app = app_with(&keys)
-        .on_s3()
-        .with(|config| {
-            config.backup.keep.daily = 1;
-            config.backup.keep.weekly = 0;
-            config.backup.keep.monthly = 0;
-            config.backup.keep.yearly = 0;
-        })
-        .await;
+    let app = keeping_one(&keys).on_s3().await;
     let (old, new) = (make(&app).await.id, make(&app).await.id);
     let s3 = app.s3.as_ref().unwrap();
     s3.fail(Fault::Refuse, Operation::Other, 1);
@@ -658,14 +727,7 @@ async fn what_cannot_be_deleted_is_reported_and_tried_again() {
 #[tokio::test]
 async fn a_backup_that_is_read_is_not_pruned() {
     let keys = Keys::new();
-    let app = app_with(&keys)
-        .with(|config| {
-            config.backup.keep.daily = 1;
-            config.backup.keep.weekly = 0;
-            config.backup.keep.monthly = 0;
-            config.backup.keep.yearly = 0;
-        })
-        .await;
+    let app = keeping_one(&keys).await;
     let (old, _new) = (make(&app).await, make(&app).await);
     let folder = store_folder(&app).join("backups").join(old.id.as_str()).join("uses");
     std::fs::create_dir(&folder).unwrap();

@@ -53,6 +53,10 @@ async fn expire(context: &Context) -> anyhow::Result<()> {
 /// What it finds is in the log, the metrics and the audit.
 async fn sweep(context: &Context) -> anyhow::Result<()> {
     context.services.sweep(&Actor::system(), true).await?;
+    let copied = context.services.copy_holds().await?;
+    if copied > 0 {
+        tracing::info!(copied, "wrote copies of holds that were missing");
+    }
     Ok(())
 }
 
