@@ -20,7 +20,8 @@ serve:
 test:
 	script/bootstrap && script/test
 
-# Our exports against psql, rust_xlsxwriter and Python's libraries; writes target/bench.json.
+# Exports against psql, rust_xlsxwriter and Python's libraries; archive and purge against single
+# statements, backups against pg_dump, the queue against pgbench. Writes target/bench.json.
 bench:
 	script/bootstrap && script/bench
 

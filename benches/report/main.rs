@@ -1,4 +1,5 @@
-//! `make bench`: our exports and those of others, side by side on one server and one query.
+//! `make bench`: our exports and those of others, side by side on one server and one query; then
+//! what works on whole tables and on the queue, through the program `registrar` itself.
 //!
 //! What is measured is whole processes, from their start to their end, because that is what a
 //! person waits for and because it is the same for all. Runs alternate, so that whatever else the
@@ -13,10 +14,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backup;
 mod contender;
 mod data;
+mod ground;
+mod lifecycle;
 mod ours;
 mod outcome;
+mod queue;
 mod rust_xlsxwriter;
 mod s3;
 mod session;

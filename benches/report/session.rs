@@ -13,11 +13,38 @@ use serde_json::{Map, Value, json};
 use crate::SessionArgs;
 use crate::contender::{Contender, Place};
 use crate::data;
+use crate::ground::Ground;
 use crate::outcome::{Run, measure, median};
 use crate::s3::Server;
+use crate::{backup, lifecycle, queue};
 
 /// What the worker's memory may grow by, in MiB.
 const PEAK_LIMIT_MIB: f64 = 64.0;
+
+/// Runs of what works on the whole of a large database.
+const LONG_RUNS: usize = 3;
+
+/// What is measured through the service, on a database of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Archive,
+    Purge,
+    Backup,
+    Queue,
+}
+
+impl Operation {
+    const ALL: [Self; 4] = [Self::Archive, Self::Purge, Self::Backup, Self::Queue];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Archive => "archive",
+            Self::Purge => "purge",
+            Self::Backup => "backup",
+            Self::Queue => "queue",
+        }
+    }
+}
 
 /// What one contender took for one number of rows.
 #[derive(Debug, Default)]
@@ -59,13 +86,15 @@ pub fn run(arguments: &SessionArgs) -> anyhow::Result<()> {
     };
     let chosen = chosen(arguments)?;
     let began = Instant::now();
-    say(&format!("making tables of {rows} rows"))?;
-    measure(place.psql(&data::tables(rows)))?;
-    for statement in data::SETTLE {
-        measure(place.psql(statement))?;
-    }
     say(&format!("load of the machine before: {}", load()))?;
     let mut results = Results::new();
+    if !chosen.is_empty() {
+        say(&format!("making tables of {rows} rows"))?;
+        measure(place.psql(&data::tables(rows)))?;
+        for statement in data::SETTLE {
+            measure(place.psql(statement))?;
+        }
+    }
     for size in [rows, small_rows] {
         for round in 1..=runs {
             for &(index, contender) in &chosen {
@@ -82,7 +111,8 @@ pub fn run(arguments: &SessionArgs) -> anyhow::Result<()> {
         check_bytes(&place, &chosen)?;
     }
     print_table(&results)?;
-    let report = report(&results, rows, small_rows);
+    let mut report = report(&results, rows, small_rows);
+    operate(arguments, &place, runs.min(LONG_RUNS), &mut report)?;
     print_report(&report)?;
     say(&format!("load of the machine after: {}", load()))?;
     let path = arguments.target.join("bench.json");
@@ -91,9 +121,9 @@ pub fn run(arguments: &SessionArgs) -> anyhow::Result<()> {
 }
 
 fn chosen(arguments: &SessionArgs) -> anyhow::Result<Vec<(usize, Contender)>> {
-    let known = |name: &String| Contender::ALL.iter().any(|contender| contender.name() == name);
-    if let Some(unknown) = arguments.only.iter().find(|name| !known(name)) {
-        let names: Vec<_> = Contender::ALL.iter().map(|contender| contender.name()).collect();
+    let contenders = Contender::ALL.iter().map(|contender| contender.name());
+    let names: Vec<_> = contenders.chain(Operation::ALL.map(Operation::name)).collect();
+    if let Some(unknown) = arguments.only.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("no contender `{unknown}`: {}", names.join(", "));
     }
     Ok(Contender::ALL
@@ -104,6 +134,33 @@ fn chosen(arguments: &SessionArgs) -> anyhow::Result<Vec<(usize, Contender)>> {
             arguments.only.is_empty() || arguments.only.iter().any(|only| only == contender.name())
         })
         .collect())
+}
+
+/// Measures the chosen operations.
+fn operate(
+    arguments: &SessionArgs,
+    place: &Place,
+    runs: usize,
+    report: &mut Map<String, Value>,
+) -> anyhow::Result<()> {
+    let is_chosen = |operation: &Operation| {
+        arguments.only.is_empty() || arguments.only.iter().any(|only| only == operation.name())
+    };
+    let chosen: Vec<_> = Operation::ALL.into_iter().filter(is_chosen).collect();
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    say("making accounts and audit rows")?;
+    let ground = Ground::prepare(&place.database_url, place.folder.join("ground"))?;
+    for operation in chosen {
+        match operation {
+            Operation::Archive => lifecycle::archive(&ground, runs, report)?,
+            Operation::Purge => lifecycle::purge(&ground, runs, report)?,
+            Operation::Backup => backup::run(&ground, runs, report)?,
+            Operation::Queue => queue::run(&ground, report)?,
+        }
+    }
+    Ok(())
 }
 
 /// Our CSV must be psql's, byte for byte: otherwise the comparison is worth nothing.
@@ -245,7 +302,8 @@ fn of(results: &Results, rows: u64, contender: Contender) -> Option<&Measured> {
     results.get(&(rows, index))
 }
 
-fn add(
+/// Adds a comparison of what is better when it is less.
+pub fn add(
     report: &mut Map<String, Value>,
     name: &str,
     rows: u64,
@@ -290,6 +348,6 @@ fn load() -> String {
 }
 
 /// A line about how far it is, on stderr because stdout is for the results.
-fn say(line: &str) -> anyhow::Result<()> {
+pub fn say(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(stderr(), "bench: {line}")?)
 }

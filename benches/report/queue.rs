@@ -1,0 +1,229 @@
+//! How soon a report starts, and how many of one row are executed in a second: with no history,
+//! with a million finished executions, and beside the least that a queue in PostgreSQL can do.
+
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use reqwest::Client;
+use serde_json::{Map, Value, json};
+
+use crate::ground::{Ground, RUN, output};
+use crate::session::{add, say};
+
+/// Executions of which the time from submit to start is taken, one after the other.
+const ALONE: usize = 300;
+/// Executions that are worked off.
+const MANY: usize = 2_000;
+/// Submits on their way at once.
+const SUBMITTERS: usize = 8;
+/// Executions at once, and clients of pgbench.
+const CONCURRENCY: usize = 10;
+/// Of an idle queue, in milliseconds.
+const START_LIMIT_MS: f64 = 50.0;
+/// Finished executions that are kept.
+const HISTORY: u64 = 1_000_000;
+/// Longest wait for a server to be ready, or for the queue to be empty.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a claim and a completion cost by themselves.
+const CLAIM_COMPLETE: &str = "
+update bench_queue set status = 'running', started_at = now()
+ where id = (select id from bench_queue where status = 'queued' order by id
+              for update skip locked limit 1)
+returning id as id \\gset
+update bench_queue set status = 'done', completed_at = now() where id = :id;
+";
+
+/// Measures the queue.
+pub fn run(ground: &Ground, report: &mut Map<String, Value>) -> anyhow::Result<()> {
+    // As the command line does; `Err` only says that it is set already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    ground.copy()?;
+    ground.sql(RUN, "update users set is_superuser = true where id = 1")?;
+    ground.registrar(RUN, &["report", "sync"])?;
+    let token =
+        ground.registrar(RUN, &["token", "create", "--user", "user1", "--name", "bench"])?;
+    let runtime = tokio::runtime::Runtime::new()?;
+
+    say(&format!("{ALONE} executions, one after the other"))?;
+    let service = Service::start(ground, None)?;
+    runtime.block_on(service.submit(&token, ALONE, 1, true))?;
+    let percentile = |part: f64| -> anyhow::Result<f64> {
+        let statement = format!(
+            "select percentile_cont({part}) within group
+                    (order by extract(epoch from started_at - created_at) * 1000)
+               from report_executions where status = 'completed'"
+        );
+        Ok(ground.sql(RUN, &statement)?.parse()?)
+    };
+    for (name, part) in [("submit_to_start_p50_ms", 0.5), ("submit_to_start_p99_ms", 0.99)] {
+        add(report, name, 1, ALONE, "ms", Some(percentile(part)?), Some(START_LIMIT_MS));
+    }
+    drop(service);
+
+    let without = work_off(ground, &runtime, &token)?;
+    say(&format!("making {HISTORY} finished executions"))?;
+    make_history(ground)?;
+    let with = work_off(ground, &runtime, &token)?;
+    let least = claim_complete(ground)?;
+    let rows = MANY as u64;
+    add(report, "executions_vs_pgbench_claim_complete", rows, 1, "s", Some(without), Some(least));
+    add(report, "executions_with_1m_history", rows, 1, "s", Some(with), Some(without));
+    Ok(())
+}
+
+/// Seconds in which a worker executes what waits for it.
+fn work_off(
+    ground: &Ground,
+    runtime: &tokio::runtime::Runtime,
+    token: &str,
+) -> anyhow::Result<f64> {
+    say(&format!("{MANY} executions at once"))?;
+    let newest = ground.sql(RUN, "select coalesce(max(id), 0) from report_executions")?;
+    let api = Service::start(ground, Some("api"))?;
+    let began = Instant::now();
+    runtime.block_on(api.submit(token, MANY, SUBMITTERS, false))?;
+    let per_second = MANY as f64 / began.elapsed().as_secs_f64();
+    drop(api);
+    let worker = Service::start(ground, Some("worker"))?;
+    let began = Instant::now();
+    let left = format!(
+        "select count(*) from report_executions
+                         where id > {newest} and status <> 'completed'"
+    );
+    while ground.sql(RUN, &left)? != "0" {
+        ensure!(began.elapsed() < PATIENCE, "the worker did not end in time");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    drop(worker);
+    let taken = format!(
+        "select extract(epoch from max(completed_at) - min(started_at))
+                           from report_executions where id > {newest}"
+    );
+    let taken: f64 = ground.sql(RUN, &taken)?.parse()?;
+    say(&format!("  submitted {per_second:.0}/s, executed {:.0}/s", MANY as f64 / taken))?;
+    Ok(taken)
+}
+
+/// Copies of an execution that has ended.
+fn make_history(ground: &Ground) -> anyhow::Result<()> {
+    let columns = ground.sql(
+        RUN,
+        "select string_agg(quote_ident(attname), ', ') from pg_attribute
+          where attrelid = 'report_executions'::regclass and attnum > 0 and not attisdropped
+            and attname not in ('id', 'reuse_key')",
+    )?;
+    let copies = format!(
+        "insert into report_executions ({columns})
+         select {columns}
+           from (select * from report_executions where status = 'completed' limit 1) e
+          cross join generate_series(1, {HISTORY})"
+    );
+    for statement in [copies.as_str(), "vacuum (analyze) report_executions", "checkpoint"] {
+        ground.sql(RUN, statement)?;
+    }
+    Ok(())
+}
+
+/// Seconds in which ten clients claim and complete as many rows of a table, and do nothing else.
+fn claim_complete(ground: &Ground) -> anyhow::Result<f64> {
+    say("pgbench: claim and complete")?;
+    for statement in [
+        "create table bench_queue (id bigint generated always as identity primary key,
+            status text not null default 'queued', started_at timestamptz,
+            completed_at timestamptz)",
+        "create index on bench_queue (id) where status = 'queued'",
+        "insert into bench_queue (status) select 'queued' from generate_series(1, 20000)",
+        "vacuum (analyze) bench_queue",
+    ] {
+        ground.sql(RUN, statement)?;
+    }
+    let script = ground.folder.join("claim_complete.sql");
+    std::fs::write(&script, CLAIM_COMPLETE)?;
+    let mut pgbench = std::process::Command::new("pgbench");
+    let clients = CONCURRENCY.to_string();
+    pgbench.args(["--no-vacuum", "--client", &clients, "--jobs", "2"]);
+    pgbench.args(["--transactions", &(MANY / CONCURRENCY).to_string(), "--file"]);
+    pgbench.arg(&script).arg(ground.url(RUN)?);
+    let said = output(pgbench)?;
+    let per_second: f64 = said
+        .lines()
+        .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next())
+        .context("pgbench says how many transactions it did in a second")?
+        .parse()?;
+    Ok(MANY as f64 / per_second)
+}
+
+/// A running `registrar serve`, ended in order with this value.
+struct Service {
+    child: Child,
+    base: String,
+}
+
+impl Service {
+    fn start(ground: &Ground, only: Option<&str>) -> anyhow::Result<Self> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut command = ground.command(RUN)?;
+        command.arg("serve").args(only.map(|part| format!("--only={part}")));
+        command
+            .env("REGISTRAR__HTTP__LISTEN", address.to_string())
+            .env("REGISTRAR__WORKER__CONCURRENCY", CONCURRENCY.to_string())
+            .env("REGISTRAR__REPORT__MAX_ACTIVE_PER_USER", "100000")
+            .stdout(Stdio::null());
+        let service = Self { child: command.spawn()?, base: format!("http://{address}") };
+        if only != Some("worker") {
+            let began = Instant::now();
+            while std::net::TcpStream::connect(address).is_err() {
+                ensure!(began.elapsed() < PATIENCE, "the service does not listen");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(service)
+    }
+
+    /// Submits `count` executions over `side_by_side` connections, with `wait` each after the end
+    /// of the one before.
+    async fn submit(
+        &self,
+        token: &str,
+        count: usize,
+        side_by_side: usize,
+        wait: bool,
+    ) -> anyhow::Result<()> {
+        let client = Client::builder().no_proxy().build()?;
+        let url = format!("{}/v1/reports/one-row/executions", self.base);
+        let submit = |_| {
+            let mut request = client.post(&url).bearer_auth(token).json(&json!({"format": "csv"}));
+            if wait {
+                request = request.header("Prefer", "wait=10");
+            }
+            async move {
+                let response = request.send().await?;
+                if !response.status().is_success() {
+                    bail!("submit: {}: {}", response.status(), response.text().await?);
+                }
+                Ok::<_, anyhow::Error>(())
+            }
+        };
+        futures::TryStreamExt::try_for_each_concurrent(
+            futures::stream::iter((0..count).map(Ok::<_, anyhow::Error>)),
+            side_by_side,
+            submit,
+        )
+        .await
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // In order: what it holds in the database is given back.
+        let id = self.child.id().to_string();
+        let asked = std::process::Command::new("kill").args(["-TERM", &id]).status();
+        if !asked.is_ok_and(|status| status.success()) {
+            let _killed = self.child.kill();
+        }
+        let _ended = self.child.wait();
+    }
+}
