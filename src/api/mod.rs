@@ -151,6 +151,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(schedules::next_times))
         .routes(routes!(policies::list_policies))
         .routes(routes!(policies::show_policy))
+        .routes(routes!(policies::count_small_groups))
         .routes(routes!(holds::place_hold))
         .routes(routes!(holds::list_holds))
         .routes(routes!(holds::show_hold))

@@ -1,7 +1,9 @@
 //! Lifecycle policies: `/v1/policies`.
 
+use std::num::NonZeroU32;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -9,8 +11,9 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::extract::{Authenticated, ReportSlug};
 use super::problem::Problem;
-use super::query::NoQuery;
+use super::query::{NoQuery, QueryReader};
 use crate::policy::Policy;
+use crate::retention::anonymize::SmallGroups;
 
 /// Every policy of the jobs folder.
 #[derive(Debug, Serialize, ToSchema)]
@@ -118,6 +121,42 @@ pub async fn show_policy(
     let policy = state.services.find_policy(&caller, &name).await?;
     let content = serde_json::to_value(&policy).expect("names and numbers only");
     Ok(Json(PolicyResource { summary: PolicySummary::from(&policy), content }))
+}
+
+/// Count small groups
+///
+/// Groups of people who are closed accounts, share the columns that a policy's `k_anonymity` names,
+/// and are fewer than k. Values are not told: they could identify.
+#[utoipa::path(
+    get,
+    path = "/v1/policies/{name}/anonymity",
+    tag = "lifecycle",
+    params(
+        ("name" = String, Path, description = "Name of a policy of kind `anonymize`.",
+            example = "anonymize-erased-users"),
+        ("k" = Option<u32>, Query, description = "Another k than the policy's.", minimum = 2),
+    ),
+    responses((
+        status = 200,
+        description = "How many groups are too small.",
+        body = SmallGroups,
+        example = json!({"k": 5, "groups": 3, "people": 7, "smallest": 1}),
+    ))
+)]
+pub async fn count_small_groups(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    ReportSlug(name): ReportSlug,
+    RawQuery(query): RawQuery,
+) -> Result<Json<SmallGroups>, Problem> {
+    const EXPECTED: &str = "must be a whole number from 2";
+    let mut query = QueryReader::new(query.as_deref());
+    let k: Option<NonZeroU32> = query.parse("k", EXPECTED);
+    if k.is_some_and(|k| k.get() < 2) {
+        query.refuse("k", "invalid", EXPECTED);
+    }
+    query.finish()?;
+    Ok(Json(state.services.count_small_groups(&caller, &name, k).await?))
 }
 
 fn summary_example() -> Value {

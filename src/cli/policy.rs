@@ -51,6 +51,18 @@ Example:
         #[arg(long)]
         json: bool,
     },
+    /// Count groups of people who look alike and are fewer than k; exit code 3 if there are any
+    #[command(after_help = "Example:\n  registrar policy anonymity anonymize-erased-users --k 3")]
+    Anonymity {
+        /// A policy of kind `anonymize`
+        name: String,
+        /// Another k than the policy's
+        #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
+        k: Option<u32>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     #[command(flatten)]
     Runs(PolicyRunVerb),
 }
@@ -66,6 +78,9 @@ pub async fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
         PolicyVerb::Check { json } => check(&command_services(settings).await?, json).await,
         PolicyVerb::Coverage { table, json } => {
             coverage(&command_services(settings).await?, table.as_deref(), json).await
+        }
+        PolicyVerb::Anonymity { name, k, json } => {
+            anonymity(&command_services(settings).await?, &name, k, json).await
         }
         PolicyVerb::Runs(verb) => run_policy(verb, settings).await,
     }
@@ -148,6 +163,28 @@ async fn coverage(services: &Services, only: Option<&str>, json: bool) -> anyhow
     }
     note(format!("{unclassed} columns are not classed: see `registrar policy check`."));
     Ok(ExitCode::from(REFUSED))
+}
+
+async fn anonymity(
+    services: &Services,
+    name: &str,
+    k: Option<u32>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let k = k.and_then(std::num::NonZeroU32::new);
+    let small = services.count_small_groups(&operator(), name, k).await?;
+    if json {
+        say_json(&small)?;
+    } else {
+        say(format!(
+            "{} groups are smaller than {}, with {} people in all{}",
+            small.groups,
+            small.k,
+            small.people,
+            small.smallest.map(|size| format!("; the smallest has {size}")).unwrap_or_default(),
+        ))?;
+    }
+    Ok(if small.groups == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
 }
 
 fn covered(column: &CoveredColumn) -> Vec<String> {

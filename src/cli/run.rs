@@ -396,6 +396,14 @@ fn show_preview(preview: &Preview) -> anyhow::Result<()> {
     for warning in &preview.warnings {
         note(format!("warning: {warning}"));
     }
+    for table in &preview.tables {
+        if let Some(people) = table.to_erase.filter(|people| *people > 0) {
+            note(format!(
+                "{people} of `{}` that others reference are kept, and their erasure is asked for",
+                table.table
+            ));
+        }
+    }
     for ceiling in &preview.over_ceiling {
         note(format!("over a ceiling: {ceiling}; a run asks for approval"));
     }

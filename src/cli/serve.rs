@@ -60,6 +60,7 @@ pub async fn run(command: ServeCommand) -> anyhow::Result<ExitCode> {
     let endpoint = config.operations.otlp_endpoint.clone();
     let exporter = telemetry::init_tracing(&config.log, endpoint.as_ref())?;
     let metrics = telemetry::init_metrics()?;
+    crate::service::backlogs::describe_metrics();
     let services = super::services(config).await?;
     schema::check_current(&services.db).await?;
     let parts = if command.only.is_empty() { Part::ALL.to_vec() } else { command.only };

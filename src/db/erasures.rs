@@ -192,6 +192,8 @@ pub struct NewErasure<'a> {
     pub key_id: &'a str,
     /// What the ledger calls the person.
     pub ledger_token: &'a str,
+    /// The run that asked, where one did.
+    pub asked_by_run: Option<i64>,
 }
 
 /// Stores an erasure. `None`: one of this person is open already.
@@ -204,8 +206,8 @@ pub async fn insert(
 ) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar(
         "insert into erasures (subject_table, subject_id, status, source, requested_by, due_at,
-                               run_at, key_id, ledger_token)
-         select $1, $2, 'waiting', $3, $4, due.at, due.at, $8, $9
+                               run_at, key_id, ledger_token, asked_by_run)
+         select $1, $2, 'waiting', $3, $4, due.at, due.at, $8, $9, $10
            from (select ((now() at time zone $7) + $5::interval) at time zone $7 + $6::interval
                         as at) due
          on conflict (subject_table, subject_id)
@@ -221,6 +223,7 @@ pub async fn insert(
     .bind(&new.grace.time_zone)
     .bind(new.key_id)
     .bind(new.ledger_token)
+    .bind(new.asked_by_run)
     .fetch_optional(connection)
     .await
 }
@@ -361,6 +364,36 @@ pub struct Claimed {
     pub sealed: Option<Vec<u8>>,
 }
 
+/// Which erasures are claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All that are due now.
+    Due,
+    /// Those of them whose act has begun: they go on, whatever run began them.
+    Begun,
+    /// Those that were due at an instant, for a run.
+    ForRun {
+        /// The run.
+        run_id: i64,
+        /// The instant.
+        as_of: DateTime<Utc>,
+    },
+}
+
+/// How many erasures a run has asked for.
+///
+/// # Errors
+/// The database's.
+pub async fn count_asked_by(
+    connection: &mut PgConnection,
+    run_id: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from erasures where asked_by_run = $1")
+        .bind(run_id)
+        .fetch_one(connection)
+        .await
+}
+
 /// Claims erasures that are due, of one table: those that wait or are held and are to be looked at
 /// again, and those whose worker has lost its lease. Committed at once by the caller.
 ///
@@ -369,20 +402,29 @@ pub struct Claimed {
 pub async fn claim(
     pool: &PgPool,
     subject_table: &str,
+    which: Which,
     limit: i64,
     lease_secs: f64,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
+    let (run_id, as_of, only_begun) = match which {
+        Which::Due => (None, None, false),
+        Which::Begun => (None, None, true),
+        Which::ForRun { run_id, as_of } => (Some(run_id), Some(as_of), false),
+    };
     sqlx::query_as(
         "update erasures e
             set status = 'processing', attempt = attempt + 1, waits_because = null,
-                begun_at = coalesce(begun_at, now()),
+                begun_at = coalesce(begun_at, now()), carried_out_by_run = $4,
                 lease_until = now() + make_interval(secs => $3)
            from (select id
                    from erasures
                   where subject_table = $1
                     and status in ('waiting', 'held', 'processing')
-                    and run_at <= now()
-                    and (lease_until is null or lease_until < now())
+                    and run_at <= least(coalesce($5, now()), now())
+                    and (begun_at is not null or not $6)
+                    and (lease_until is null or lease_until < now()
+                         -- A run has one attempt at a time: what an earlier one had is ours.
+                         or carried_out_by_run = $4)
                   order by run_at, id
                   limit $2
                     for update skip locked) due
@@ -393,6 +435,9 @@ pub async fn claim(
     .bind(subject_table)
     .bind(limit)
     .bind(lease_secs)
+    .bind(run_id)
+    .bind(as_of)
+    .bind(only_begun)
     .fetch_all(pool)
     .await
 }

@@ -24,6 +24,7 @@ pub mod erasures;
 pub mod executions;
 pub mod holds;
 pub mod idempotency;
+pub mod policy_backlogs;
 pub mod queue_pauses;
 pub mod schedules;
 pub mod tokens;

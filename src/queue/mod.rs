@@ -83,6 +83,8 @@ pub enum MaintenanceTicket {
     CarryOutErasures,
     /// Starts runs of policies that are due.
     StartDueRuns,
+    /// Looks at what policies have before them.
+    LookAtBacklogs,
     /// Seals runs that ended without a certificate, and copies certificates to the store.
     SealCertificates,
 }

@@ -80,6 +80,36 @@ pub async fn check(
     Ok(found)
 }
 
+/// Checks one policy, and that every column of the tables it names is classed. Without a
+/// classification there is nothing to class.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn check_policy(
+    connection: &mut PgConnection,
+    policies: &Policies,
+    policy: &Policy,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let catalog = Catalog::read(&mut *connection).await?;
+    let mut findings = Findings::default();
+    tables::check(connection, &catalog, policies, policy, &mut findings).await?;
+    if !policies.classification.tables.is_empty() {
+        let names: Vec<_> = tables::ruled(policy).iter().map(|rule| rule.name.plain()).collect();
+        let mut classes = Findings::default();
+        classes::check(&catalog, &policies.classification, &mut classes);
+        findings.0.extend(classes.0.into_iter().filter(|finding| {
+            names.iter().any(|name| {
+                let rest = finding.about.strip_prefix(name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+        }));
+    }
+    let mut found = findings.0;
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
 #[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 

@@ -182,7 +182,10 @@ impl<'a> ChunkLoop<'a> {
     }
 
     /// Waits while the policy's signs of load say so, and says what for.
-    async fn wait_for_calm(&mut self) -> Result<(), RetentionError> {
+    ///
+    /// # Errors
+    /// [`RetentionError::Lost`], [`RetentionError::Stopped`], or the database's.
+    pub async fn wait_for_calm(&mut self) -> Result<(), RetentionError> {
         let signs = self.limits.pause_when;
         if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return Ok(());

@@ -57,13 +57,7 @@ pub async fn run(
     claimed: &Claimed,
     attempt: &Attempt,
 ) -> Result<Outcome, RetentionError> {
-    if policy.digest() != claimed.policy_digest {
-        let message = format!(
-            "policy `{}` has changed since the run was asked for: start a new run",
-            policy.name
-        );
-        return Err(RetentionError::refused("policy_changed", message));
-    }
+    check_unchanged(policy, claimed)?;
     let mut connection = db.acquire().await?;
     let catalog = Catalog::read(&mut connection).await?;
     let plan = Plan::compile(&mut connection, &catalog, policy, claimed.as_of).await?;
@@ -130,6 +124,36 @@ async fn look(
     let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
     let found = preview(&mut tx, catalog, &held, policy, plan).await?;
     tx.commit().await?;
+    admit(db, &found, policy, claimed, attempt).await
+}
+
+/// A run does what its policy said when it was asked for.
+///
+/// # Errors
+/// [`RetentionError::Refused`]
+pub fn check_unchanged(policy: &Policy, claimed: &Claimed) -> Result<(), RetentionError> {
+    if policy.digest() == claimed.policy_digest {
+        return Ok(());
+    }
+    let message = format!(
+        "policy `{}` has changed since the run was asked for: start a new run",
+        policy.name
+    );
+    Err(RetentionError::refused("policy_changed", message))
+}
+
+/// Compares what was found with what the person saw and with the ceilings, and stores the run's
+/// tables. Returns why a second person must be asked, if so.
+///
+/// # Errors
+/// [`RetentionError`]
+pub async fn admit(
+    db: &PgPool,
+    found: &super::plan::Preview,
+    policy: &Policy,
+    claimed: &Claimed,
+    attempt: &Attempt,
+) -> Result<Option<String>, RetentionError> {
     if claimed.preview_digest.as_ref().is_some_and(|seen| *seen != found.digest) {
         let message = "the rows have changed since the preview: look at a new one";
         return Err(RetentionError::refused("stale_digest", message));
@@ -408,7 +432,10 @@ impl Worker<'_> {
 }
 
 /// An operator's condition may cast between dates and times: that is done in the policy's zone.
-async fn set_zone(connection: &mut PgConnection, zone: Tz) -> Result<(), sqlx::Error> {
+///
+/// # Errors
+/// The database's.
+pub async fn set_zone(connection: &mut PgConnection, zone: Tz) -> Result<(), sqlx::Error> {
     sqlx::query("select set_config('TimeZone', $1, true)")
         .bind(zone.name())
         .execute(connection)

@@ -40,6 +40,12 @@ pub enum RetentionError {
         /// How long it had.
         limit: std::time::Duration,
     },
+    /// Something beside the database does not answer.
+    #[error("{what} is not available")]
+    Unavailable {
+        /// What.
+        what: &'static str,
+    },
     /// The database's. Its DETAIL is never shown.
     #[error("the database refused a statement{}", sqlstate_note(.0))]
     Database(#[from] sqlx::Error),
@@ -60,6 +66,7 @@ impl RetentionError {
             Self::Locked { .. } => "locked",
             Self::Unequal { .. } => "unequal",
             Self::Store(_) | Self::SlowStore { .. } => "store",
+            Self::Unavailable { .. } => "unavailable",
             Self::Database(_) => "database",
         }
     }
@@ -67,7 +74,10 @@ impl RetentionError {
     /// Whether a later try may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Locked { .. } | Self::Store(_) | Self::SlowStore { .. } => true,
+            Self::Locked { .. }
+            | Self::Store(_)
+            | Self::SlowStore { .. }
+            | Self::Unavailable { .. } => true,
             Self::Database(error) => is_passing(error),
             Self::Refused { .. } | Self::Lost | Self::Stopped | Self::Unequal { .. } => false,
         }
@@ -103,6 +113,7 @@ pub(super) fn is_lock_conflict(error: &RetentionError) -> bool {
         | RetentionError::Locked { .. }
         | RetentionError::Store(_)
         | RetentionError::SlowStore { .. }
+        | RetentionError::Unavailable { .. }
         | RetentionError::Unequal { .. } => false,
     }
 }

@@ -95,6 +95,11 @@ impl Keyring {
         &self.keys[&self.active]
     }
 
+    /// The names of all keys.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
     /// A key by name.
     ///
     /// # Errors

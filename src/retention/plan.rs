@@ -173,6 +173,9 @@ pub struct TablePreview {
     pub indeterminate: i64,
     /// Old enough, but referenced by rows that stay.
     pub blocked: i64,
+    /// Those of them that are people whose erasure the run would ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_erase: Option<i64>,
     /// Rows of other tables that would go along.
     pub along: Vec<AlongPreview>,
     /// Foreign keys that point here, and what becomes of the rows behind them.
@@ -247,21 +250,31 @@ pub async fn preview(
         }
         tables.push(table);
     }
-    let mut preview = Preview {
-        policy: policy.name.as_str().to_owned(),
-        kind: policy.kind.name(),
-        policy_digest: policy.digest(),
-        as_of: plan.as_of,
-        over_ceiling: over_ceiling(policy, &tables),
-        tables,
-        warnings,
-        digest: String::new(),
-    };
-    preview.digest = preview.compute_digest();
-    Ok(preview)
+    Ok(Preview::assemble(policy, plan.as_of, tables, warnings))
 }
 
 impl Preview {
+    /// With its ceilings and its digest.
+    pub fn assemble(
+        policy: &Policy,
+        as_of: DateTime<Utc>,
+        tables: Vec<TablePreview>,
+        warnings: Vec<String>,
+    ) -> Self {
+        let mut preview = Self {
+            policy: policy.name.as_str().to_owned(),
+            kind: policy.kind.name(),
+            policy_digest: policy.digest(),
+            as_of,
+            over_ceiling: over_ceiling(policy, &tables),
+            tables,
+            warnings,
+            digest: String::new(),
+        };
+        preview.digest = preview.compute_digest();
+        preview
+    }
+
     /// The rows that a run of this would store for its tables, in order.
     pub fn run_tables(&self) -> Vec<NewTable> {
         let mut all = Vec::new();
@@ -417,6 +430,7 @@ async fn preview_table(
         held: found.get("held"),
         indeterminate,
         blocked: found.get("blocked"),
+        to_erase: None,
         along,
         references: reference_previews(catalog, rule, rules),
         oldest: found.get("oldest"),

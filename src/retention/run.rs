@@ -34,7 +34,9 @@ pub use lease::{
     lock_unticketed, note_ticket, note_waiting, retry_later,
 };
 pub use table::{ChunkDone, NewTable, RunTable, begin_table, end_table, insert_tables, tables_of};
-pub use table::{next_pass, store_chunk, store_counts, store_cursor};
+pub use table::{
+    next_pass, store_chunk, store_counts, store_cursor, store_people, store_people_tables,
+};
 
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]

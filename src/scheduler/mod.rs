@@ -33,12 +33,13 @@ const MAX_DELIVERIES: i64 = 200;
 const MAX_DELIVERIES_PER_WEBHOOK: i64 = 8;
 
 /// Housekeeping that the service itself needs: its name in the table, what it does, and how often.
-const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 6] = [
+const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 7] = [
     ("housekeeping.expire_results", MaintenanceTicket::ExpireResults, 60),
     ("housekeeping.sweep_store", MaintenanceTicket::SweepStore, 6 * 60 * 60),
     ("housekeeping.prune", MaintenanceTicket::Prune, 600),
     ("housekeeping.carry_out_erasures", MaintenanceTicket::CarryOutErasures, 600),
     ("housekeeping.start_due_runs", MaintenanceTicket::StartDueRuns, 60),
+    ("housekeeping.look_at_backlogs", MaintenanceTicket::LookAtBacklogs, 60 * 60),
     ("housekeeping.seal_certificates", MaintenanceTicket::SealCertificates, 60),
 ];
 

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::certificates::{self, CertificateRow};
+use crate::db::erasures;
 use crate::retention::certificate::{
     self, CertificateError, ExpectedHead, NewCertificate, Verification, record_of_run,
 };
@@ -45,6 +46,7 @@ impl Services {
         };
         let Some(found) = run::find(&mut *connection, id).await? else { return Ok(None) };
         let tables = run::tables_of(&mut *connection, id).await?;
+        let erasures_asked = erasures::count_asked_by(&mut *connection, id).await?;
         // Who answers for it; another version of the policy may have another owner.
         let policies = self.policies().await.ok();
         let policy = policies.as_ref().and_then(|policies| policies.get(&found.policy));
@@ -53,7 +55,7 @@ impl Services {
             subject: format!("run-{id}"),
             kind: &found.kind,
             policy_digest: &found.policy_digest,
-            record: record_of_run(&found, &tables),
+            record: record_of_run(&found, &tables, erasures_asked),
             findings: json!({
                 "owner": policy.map(|policy| policy.owner.as_str()),
                 "sealed_late": is_late,

@@ -33,7 +33,7 @@ impl Services {
         let policies = self.policies().await?;
         let mut started = 0;
         for policy in policies.policies.values().filter(|policy| policy.enabled) {
-            if let Some(schedule) = policy.schedule.as_ref().filter(|_| moves_rows(&policy.kind))
+            if let Some(schedule) = self.schedule_of_runs(policy)
                 && self.start_if_due(policy, schedule).await?
             {
                 started += 1;
@@ -52,10 +52,7 @@ impl Services {
         let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&self.db).await?;
         let mut behind = Vec::new();
         for policy in policies.policies.values().filter(|policy| policy.enabled) {
-            let Some(schedule) = policy.schedule.as_ref().filter(|_| moves_rows(&policy.kind))
-            else {
-                continue;
-            };
+            let Some(schedule) = self.schedule_of_runs(policy) else { continue };
             let occurrences = format!("policy.{}", policy.name);
             let Some(last) = schedules::latest_occurrence(&self.db, &occurrences).await? else {
                 continue;
@@ -66,6 +63,22 @@ impl Services {
             }
         }
         Ok(behind)
+    }
+
+    /// The schedule of a policy that runs start by.
+    fn schedule_of_runs<'a>(&self, policy: &'a Policy) -> Option<&'a Schedule> {
+        let has_runs = match &policy.kind {
+            Kind::Archive(_) | Kind::Purge(_) => true,
+            // Without keys nobody can have requested an erasure.
+            Kind::Anonymize(_) => self.can_erase(),
+            // Housekeeping of its own, or nothing that a run could do.
+            Kind::ExpireResults(_)
+            | Kind::Backup(_)
+            | Kind::VerifyBackup(_)
+            | Kind::PruneBackups(_)
+            | Kind::Report(_) => false,
+        };
+        policy.schedule.as_ref().filter(|_| has_runs)
     }
 
     async fn start_if_due(
@@ -118,19 +131,6 @@ impl Services {
 fn calendar_of(policy: &Policy, schedule: &Schedule) -> Result<Calendar, ServiceError> {
     Calendar::parse(&schedule.cron, policy.time_zone.name())
         .map_err(|error| ServiceError::Internal(anyhow::anyhow!("{}: {error}", policy.name)))
-}
-
-const fn moves_rows(kind: &Kind) -> bool {
-    match kind {
-        Kind::Archive(_) | Kind::Purge(_) => true,
-        // Housekeeping of its own, or nothing that a run could do.
-        Kind::Anonymize(_)
-        | Kind::ExpireResults(_)
-        | Kind::Backup(_)
-        | Kind::VerifyBackup(_)
-        | Kind::PruneBackups(_)
-        | Kind::Report(_) => false,
-    }
 }
 
 /// The latest due time that may still start.

@@ -11,7 +11,7 @@ use sqlx::Row;
 
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
-use crate::db::erasures::{self, Erasure, Grace, NewErasure, Source, Status};
+use crate::db::erasures::{self, Erasure, Grace, NewErasure, Source, Status, Which};
 use crate::policy::{Anonymize, Kind, Policies, Policy};
 use crate::retention::account::{self, Kept, ReopenError, sealed_about};
 use crate::retention::anonymize::{
@@ -68,7 +68,8 @@ impl Services {
         let locked = account::lock(&mut tx, &plan, subject_id).await?;
         let locked = locked.ok_or(ServiceError::NotFound { what: "person" })?;
         let grace = grace(&policies, &subject);
-        let new = Request { subject_id, source: Source::Request, grace, key: None };
+        let new =
+            Request { subject_id, source: Source::Request, grace, key: None, asked_by_run: None };
         let id = self.close(&mut tx, caller, &plan, &keyring, &locked, new).await?;
         let Some(id) = id else {
             let open = erasures::find_open(&mut tx, &subject.plain(), subject_id).await?;
@@ -80,7 +81,7 @@ impl Services {
     }
 
     /// Closes an account and stores its erasure. `None`: one is open already.
-    async fn close(
+    pub(super) async fn close(
         &self,
         connection: &mut sqlx::PgConnection,
         caller: &Caller,
@@ -101,6 +102,7 @@ impl Services {
             grace: &request.grace,
             key_id,
             ledger_token: &token,
+            asked_by_run: request.asked_by_run,
         };
         let Some(id) = erasures::insert(&mut *connection, &new).await? else { return Ok(None) };
         let about = sealed_about(&table, request.subject_id);
@@ -200,6 +202,27 @@ impl Services {
     /// # Errors
     /// [`ServiceError`]; what was not ended is tried again.
     pub async fn carry_out_erasures(&self) -> Result<Outcome, ServiceError> {
+        self.carry_out(|_, _| Which::Due).await
+    }
+
+    /// The part of it that no schedule does: erasures of people for whom no policy runs by itself,
+    /// and those that have begun and were put off.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; what was not ended is tried again.
+    pub async fn carry_out_left(&self) -> Result<Outcome, ServiceError> {
+        self.carry_out(|policies, subject| {
+            let policy = anonymize_policy(policies, subject);
+            let runs_by_itself = policy.is_some_and(|(policy, _)| policy.schedule.is_some());
+            if runs_by_itself { Which::Begun } else { Which::Due }
+        })
+        .await
+    }
+
+    async fn carry_out(
+        &self,
+        which: impl Fn(&Policies, &TableName) -> Which,
+    ) -> Result<Outcome, ServiceError> {
         let (policies, keyring) = self.erasing().await?;
         let classification = Arc::new(policies.classification.clone());
         let mut total = Outcome::default();
@@ -220,10 +243,7 @@ impl Services {
                 k_anonymity: k_anonymity.as_ref(),
                 settings: self.erasure_settings(),
             };
-            let outcome = Box::pin(eraser.carry_out_due()).await?;
-            total.completed += outcome.completed;
-            total.held += outcome.held;
-            total.postponed += outcome.postponed;
+            total.add(Box::pin(eraser.carry_out(which(&policies, &subject))).await?);
         }
         Ok(total)
     }
@@ -325,6 +345,7 @@ impl Services {
             source: Source::Replay,
             grace: Grace::days(0),
             key: Some(key_id),
+            asked_by_run: None,
         };
         if self.close(&mut tx, caller, plan, keyring, &locked, request).await?.is_none() {
             let table = plan.subject.table.plain();
@@ -339,12 +360,16 @@ impl Services {
         Ok((policies, self.keyring()?))
     }
 
-    async fn plan(&self, policies: &Policies, subject: &TableName) -> Result<Plan, ServiceError> {
+    pub(super) async fn plan(
+        &self,
+        policies: &Policies,
+        subject: &TableName,
+    ) -> Result<Plan, ServiceError> {
         let mut connection = self.db.acquire().await?;
         Ok(Plan::make(&mut connection, &policies.classification, subject).await?)
     }
 
-    fn erasure_settings(&self) -> Settings {
+    pub(super) fn erasure_settings(&self) -> Settings {
         let config = &self.config.erasure;
         Settings {
             batch: config.batch.get(),
@@ -356,12 +381,13 @@ impl Services {
 }
 
 /// An erasure to be stored.
-struct Request<'a> {
-    subject_id: &'a str,
-    source: Source,
-    grace: Grace,
+pub(super) struct Request<'a> {
+    pub(super) subject_id: &'a str,
+    pub(super) source: Source,
+    pub(super) grace: Grace,
     /// The key of the ledger's entry, where there is one.
-    key: Option<&'a str>,
+    pub(super) key: Option<&'a str>,
+    pub(super) asked_by_run: Option<i64>,
 }
 
 /// The table of people that is meant: the one named, or the only one.
@@ -415,7 +441,7 @@ fn grace(policies: &Policies, subject: &TableName) -> Grace {
 }
 
 /// What the policy of this table says of small groups.
-fn k_anonymity(policies: &Policies, subject: &TableName) -> Option<KAnonymity> {
+pub(super) fn k_anonymity(policies: &Policies, subject: &TableName) -> Option<KAnonymity> {
     let (_, anonymize) = anonymize_policy(policies, subject)?;
     let check = anonymize.k_anonymity.as_ref()?;
     let quasi = check.quasi.iter().map(|column| column.as_str().to_owned()).collect();

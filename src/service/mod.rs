@@ -19,6 +19,7 @@ use crate::store::{Store, StoreError};
 
 pub mod access;
 pub mod audit_trail;
+pub mod backlogs;
 pub mod backups;
 pub mod certificates;
 pub mod doctor;
@@ -29,6 +30,7 @@ pub mod formats;
 mod health;
 pub mod hold_copies;
 pub mod holds;
+pub mod people_runs;
 pub mod policies;
 pub mod queues;
 pub mod reports;

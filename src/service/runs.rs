@@ -7,9 +7,10 @@ use sqlx::PgConnection;
 
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::{audit, sqlstate};
-use crate::policy::{ApprovalRule, Policies, Policy};
+use crate::policy::{ApprovalRule, Kind, Policies, Policy};
 use crate::queue;
 use crate::retention::catalog::Catalog;
+use crate::retention::check::{self, Severity};
 use crate::retention::engine;
 use crate::retention::error::RetentionError;
 use crate::retention::plan::{self, Preview};
@@ -19,6 +20,7 @@ use crate::retention::sql::TableName;
 
 /// How old a preview may be that a run is started from.
 const MAX_PREVIEW_AGE_HOURS: i64 = 24;
+const STALE: &str = "the rows or the policy have changed since the preview: look at a new one";
 /// A preview reads whole tables, but not for ever.
 const PREVIEW_TIMEOUT: &str = "10min";
 
@@ -57,6 +59,7 @@ impl From<RetentionError> for ServiceError {
             | RetentionError::Stopped
             | RetentionError::Locked { .. }
             | RetentionError::SlowStore { .. }
+            | RetentionError::Unavailable { .. }
             | RetentionError::Unequal { .. }) => {
                 Self::Refused { code: other.code(), message: other.to_string() }
             }
@@ -73,7 +76,9 @@ impl Services {
         caller.require(Permission::RetentionView)?;
         let policies = self.policies().await?;
         let policy = find(&policies, name)?;
-        self.preview_at(&policies, policy, None).await
+        let preview = self.preview_at(&policies, policy, None).await?;
+        self.note_backlog(&preview).await?;
+        Ok(preview)
     }
 
     async fn preview_at(
@@ -82,6 +87,16 @@ impl Services {
         policy: &Policy,
         as_of: Option<chrono::DateTime<chrono::Utc>>,
     ) -> Result<Preview, ServiceError> {
+        self.preview_within(policies, policy, as_of, PREVIEW_TIMEOUT).await
+    }
+
+    pub(super) async fn preview_within(
+        &self,
+        policies: &Policies,
+        policy: &Policy,
+        as_of: Option<chrono::DateTime<chrono::Utc>>,
+        timeout: &str,
+    ) -> Result<Preview, ServiceError> {
         let classification = Arc::new(policies.classification.clone());
         let mut tx = self.db.begin().await?;
         // One snapshot for all tables.
@@ -89,12 +104,21 @@ impl Services {
             .execute(&mut *tx)
             .await?;
         sqlx::query("select set_config('statement_timeout', $1, true)")
-            .bind(PREVIEW_TIMEOUT)
+            .bind(timeout)
             .execute(&mut *tx)
             .await?;
-        let preview = engine::preview_policy(&mut tx, policy, &classification, as_of).await;
+        let preview = match &policy.kind {
+            Kind::Anonymize(anonymize) => {
+                self.preview_people(&mut tx, policies, policy, anonymize, as_of).await?
+            }
+            _ => engine::preview_policy(&mut tx, policy, &classification, as_of).await?,
+        };
+        let mut preview = preview;
+        if let Kind::Purge(purge) = &policy.kind {
+            self.preview_referenced(&mut tx, policies, policy, purge, &mut preview).await?;
+        }
         tx.rollback().await?;
-        Ok(preview?)
+        Ok(preview)
     }
 
     /// Stores a run of what the caller has seen in a preview, with its ticket.
@@ -117,6 +141,7 @@ impl Services {
                 format!("policy `{name}` is not enabled"),
             ));
         }
+        self.require_fit(&policies, policy).await?;
         let digest = digest.ok_or_else(|| {
             let message = "a run by hand needs the digest of a fresh preview: look at one first";
             ServiceError::refused("needs_digest", message)
@@ -135,10 +160,14 @@ impl Services {
         } else {
             None
         };
-        if current.is_none_or(|current| current.digest != digest) {
-            let message =
-                "the rows or the policy have changed since the preview: look at a new one";
-            return Err(ServiceError::refused("stale_digest", message));
+        let current = current.filter(|current| current.digest == digest);
+        let current = current.ok_or_else(|| ServiceError::refused("stale_digest", STALE))?;
+        if policy.approval.required_for == ApprovalRule::Never && !current.over_ceiling.is_empty() {
+            let why = current.over_ceiling.join("; ");
+            return Err(ServiceError::refused(
+                "over_ceiling",
+                format!("{why}: nothing was done; raise the limit if that is right"),
+            ));
         }
         let needs_approval = match policy.approval.required_for {
             ApprovalRule::Never | ApprovalRule::OverCeiling => false,
@@ -171,6 +200,24 @@ impl Services {
         let detail = detail(&mut tx, id).await?;
         tx.commit().await?;
         Ok(detail)
+    }
+
+    /// A run by hand of a policy that `policy check` would refuse does not begin: a missing index
+    /// makes every chunk read the whole table, and a column that nobody classed may name people.
+    async fn require_fit(&self, policies: &Policies, policy: &Policy) -> Result<(), ServiceError> {
+        let mut connection = self.db.acquire().await?;
+        let findings = check::check_policy(&mut connection, policies, policy).await?;
+        let errors: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| finding.to_string())
+            .collect();
+        let Some(first) = errors.first() else { return Ok(()) };
+        let more = match errors.len() {
+            1 => String::new(),
+            count => format!(" (and {} more: see `registrar policy check`)", count - 1),
+        };
+        Err(ServiceError::refused("policy_check", format!("{first}{more}")))
     }
 
     /// A run with its tables.

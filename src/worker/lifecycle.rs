@@ -3,8 +3,6 @@
 //! The rules are those of executions (see [`super::attempt`]). A run that is taken over goes on
 //! behind the last committed chunk.
 
-use std::sync::Arc;
-
 use serde_json::json;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
@@ -12,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::reaper::{BATCH, LOCK_GRACE_SECS, TICKET_SECS, WORKER_LOST};
 use crate::db::audit::{self, Actor};
+use crate::db::policy_backlogs;
 use crate::queue;
 use crate::retention::certificate::CertificateError;
 use crate::retention::chunk::Attempt;
-use crate::retention::engine::{self, Outcome};
+use crate::retention::engine::Outcome;
 use crate::retention::error::RetentionError;
 use crate::retention::run::{self, Claimed, RunEnd};
 use crate::service::Services;
@@ -104,8 +103,7 @@ async fn work(
         let message = format!("there is no policy `{}` any more", claimed.policy);
         RetentionError::refused("policy_changed", message)
     })?;
-    let classification = Arc::new(policies.classification);
-    engine::run(&services.db, &services.store, &policy, &classification, claimed, attempt).await
+    Box::pin(services.work_on_run(&policies, &policy, claimed, attempt)).await
 }
 
 /// Renews the lease; returns when the run is not ours any more.
@@ -145,6 +143,9 @@ async fn settle(
                 .iter()
                 .map(|t| (t.table_name.clone(), json!({"done": t.done, "held": t.held})))
                 .collect();
+            if changed {
+                policy_backlogs::store_after_run(&mut tx, &claimed.policy, id).await?;
+            }
             (changed, "run.completed", json!({ "tables": counts }))
         }
         Ok(Outcome::NeedsApproval(why)) => {

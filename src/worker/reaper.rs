@@ -59,6 +59,7 @@ pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
     }
     metrics::gauge!("registrar_queue_oldest_pending_seconds").set(oldest);
     tell_backups(&backups::summary(&context.services.db).await?);
+    context.services.tell_policies().await?;
     Ok((rescued, reissued))
 }
 

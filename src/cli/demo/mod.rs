@@ -100,6 +100,7 @@ async fn demonstrate(command: &DemoCommand, mut config: Config) -> anyhow::Resul
         config.database.report_password = Some(SecretString::from(password));
     }
     let metrics = telemetry::init_metrics()?;
+    crate::service::backlogs::describe_metrics();
     let services = super::services(config).await?;
     prepare(&services, command.students).await?;
     let token =

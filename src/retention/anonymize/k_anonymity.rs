@@ -15,7 +15,7 @@ pub struct KAnonymity {
 }
 
 /// Groups that are too small.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct SmallGroups {
     /// The size that was asked for.
     pub k: u32,

@@ -28,7 +28,7 @@ use super::ledger::{self, Entry, LedgerError, LedgerObject, Step};
 use super::sql;
 use super::treatment::Treatment;
 use crate::db::audit::{self, Actor};
-use crate::db::erasures::{self, Claimed, Status};
+use crate::db::erasures::{self, Claimed, Status, Which};
 use crate::store::{Store, StoreError};
 
 mod chunk;
@@ -37,6 +37,8 @@ mod k_anonymity;
 mod link;
 mod names;
 mod plan;
+mod preview;
+mod referenced;
 mod results;
 mod search;
 
@@ -45,6 +47,8 @@ pub use holds::HoldGate;
 pub use k_anonymity::{KAnonymity, SmallGroups};
 pub use names::{Identity, Strength};
 pub use plan::{Plan, PlanError, PlanFault, Subject};
+pub use preview::{Scope, preview};
+pub use referenced::{count_referenced, lock_referenced};
 
 /// Addresses of a person that are remembered for the verification.
 const MAX_ADDRESSES: usize = 1_000;
@@ -90,6 +94,15 @@ pub struct Outcome {
     pub held: u64,
     /// Erasures to be tried again later.
     pub postponed: u64,
+}
+
+impl Outcome {
+    /// Counts what another go did.
+    pub fn add(&mut self, other: Self) {
+        self.completed += other.completed;
+        self.held += other.held;
+        self.postponed += other.postponed;
+    }
 }
 
 /// An erasure could not be carried out. It is tried again.
@@ -163,52 +176,59 @@ impl Eraser<'_> {
     ///
     /// # Errors
     /// [`EraseError`]: the go is given back and tried again after a pause.
-    pub async fn carry_out_due(&self) -> Result<Outcome, EraseError> {
+    pub async fn carry_out(&self, which: Which) -> Result<Outcome, EraseError> {
         let mut total = Outcome::default();
         certificate::store_pending(self.db, self.store, self.keyring).await?;
-        loop {
-            let table = self.plan.subject.table.plain();
-            let lease = self.settings.lease.as_secs_f64();
-            let batch = i64::from(self.settings.batch);
-            let claimed = erasures::claim(self.db, &table, batch, lease).await?;
-            if claimed.is_empty() {
-                return Ok(total);
-            }
-            let beat = CancellationToken::new();
-            let _stops = beat.clone().drop_guard();
-            tokio::spawn(keep_leases(self.db.clone(), claimed.clone(), self.settings.lease, beat));
-            let mut goes = vec![claimed];
-            while let Some(claimed) = goes.pop() {
-                match self.go(claimed.clone()).await {
-                    Ok(outcome) => {
-                        total.completed += outcome.completed;
-                        total.held += outcome.held;
-                        total.postponed += outcome.postponed;
+        while let Some(outcome) = self.next_go(which).await? {
+            total.add(outcome);
+        }
+        Ok(total)
+    }
+
+    /// Carries out the next people in one go. `None`: nobody is left.
+    ///
+    /// # Errors
+    /// [`EraseError`]: the go is given back and tried again after a pause.
+    pub async fn next_go(&self, which: Which) -> Result<Option<Outcome>, EraseError> {
+        let table = self.plan.subject.table.plain();
+        let lease = self.settings.lease.as_secs_f64();
+        let batch = i64::from(self.settings.batch);
+        let claimed = erasures::claim(self.db, &table, which, batch, lease).await?;
+        if claimed.is_empty() {
+            return Ok(None);
+        }
+        let mut total = Outcome::default();
+        let beat = CancellationToken::new();
+        let _stops = beat.clone().drop_guard();
+        tokio::spawn(keep_leases(self.db.clone(), claimed.clone(), self.settings.lease, beat));
+        let mut goes = vec![claimed];
+        while let Some(claimed) = goes.pop() {
+            match self.go(claimed.clone()).await {
+                Ok(outcome) => total.add(outcome),
+                // One person's fault must not keep the others waiting.
+                Err(error) if error.is_of_one() && claimed.len() > 1 => {
+                    goes.extend(claimed.into_iter().map(|claim| vec![claim]));
+                }
+                Err(error) if error.is_of_one() => {
+                    tracing::error!(%error, "an erasure cannot be carried out");
+                    self.postpone(&claimed, Status::Waiting, "sealed", true).await?;
+                    total.postponed += 1;
+                }
+                Err(error) => {
+                    goes.push(claimed);
+                    for claim in goes.into_iter().flatten() {
+                        // Where the ledger does not say, it may have begun.
+                        let begun =
+                            ledger::has_begun(self.store, &claim.ledger_token, claim.begun_at)
+                                .await
+                                .unwrap_or(true);
+                        self.postpone(&[claim], Status::Waiting, "failed", begun).await?;
                     }
-                    // One person's fault must not keep the others waiting.
-                    Err(error) if error.is_of_one() && claimed.len() > 1 => {
-                        goes.extend(claimed.into_iter().map(|claim| vec![claim]));
-                    }
-                    Err(error) if error.is_of_one() => {
-                        tracing::error!(%error, "an erasure cannot be carried out");
-                        self.postpone(&claimed, Status::Waiting, "sealed", true).await?;
-                        total.postponed += 1;
-                    }
-                    Err(error) => {
-                        goes.push(claimed);
-                        for claim in goes.into_iter().flatten() {
-                            // Where the ledger does not say, it may have begun.
-                            let begun =
-                                ledger::has_begun(self.store, &claim.ledger_token, claim.begun_at)
-                                    .await
-                                    .unwrap_or(true);
-                            self.postpone(&[claim], Status::Waiting, "failed", begun).await?;
-                        }
-                        return Err(error);
-                    }
+                    return Err(error);
                 }
             }
         }
+        Ok(Some(total))
     }
 
     async fn go(&self, claimed: Vec<Claimed>) -> Result<Outcome, EraseError> {

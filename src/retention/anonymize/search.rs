@@ -148,6 +148,11 @@ impl Eraser<'_> {
             if is_held {
                 continue;
             }
+            // The visit of the person's row deletes the object as well: were the path gone before,
+            // nobody would know of the object any more.
+            if table.is_subject && column.treatment == Treatment::DeleteObject {
+                continue;
+            }
             let key = match &key {
                 Some(key) => key,
                 None => key.insert(

@@ -34,7 +34,7 @@ pub fn record_of(erasure: &Erasure, rows: &[TableCount]) -> Value {
 
 /// What the database's own record of a run says, table by table. Field by field, because a field
 /// that is added to the types later must not change what was sealed before.
-pub fn record_of_run(run: &Run, tables: &[RunTable]) -> Value {
+pub fn record_of_run(run: &Run, tables: &[RunTable], erasures_asked: i64) -> Value {
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
@@ -77,6 +77,7 @@ pub fn record_of_run(run: &Run, tables: &[RunTable]) -> Value {
         "created_at": run.created_at,
         "started_at": run.started_at,
         "completed_at": run.completed_at,
+        "erasures_asked": erasures_asked,
         "tables": tables,
     })
 }

@@ -379,7 +379,8 @@ impl Checked {
             for found in page {
                 known.insert(found.id);
                 let tables = run::tables_of(&mut *connection, found.id).await?;
-                let now = record_of_run(&found, &tables);
+                let asked = erasures::count_asked_by(&mut *connection, found.id).await?;
+                let now = record_of_run(&found, &tables, asked);
                 let sealed = self.runs.get(&found.id).filter(|sealed| !sealed.is_adopted);
                 let uncertified = || format!("is {}, but no certificate says so", found.status);
                 let fault = match sealed {

@@ -282,6 +282,70 @@ pub async fn store_counts(
     Ok(())
 }
 
+/// Brings the account of a run that makes people anonymous up to date: who is done, held, or put
+/// off. Counted from the erasures, so that a crash loses nothing.
+///
+/// # Errors
+/// The database's.
+pub async fn store_people(
+    connection: &mut PgConnection,
+    run_id: i64,
+    position: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update lifecycle_run_tables t
+            set done = p.done, held = p.held, skipped = p.skipped,
+                chunks = case when t.done + t.held + t.skipped < p.done + p.held + p.skipped
+                              then t.chunks + 1 else t.chunks end,
+                keys_hash = lpad(to_hex(p.keys_0), 16, '0') || lpad(to_hex(p.keys_1), 16, '0')
+           from (select count(*) filter (where status = 'completed') as done,
+                        count(*) filter (where status = 'held') as held,
+                        count(*) filter (where status in ('waiting', 'processing')) as skipped,
+                        coalesce(bit_xor(hashtextextended(subject_id, 0))
+                                 filter (where status = 'completed'), 0) as keys_0,
+                        coalesce(bit_xor(hashtextextended(subject_id, 1))
+                                 filter (where status = 'completed'), 0) as keys_1
+                   from erasures
+                  where carried_out_by_run = $1) p
+          where t.run_id = $1 and t.position = $2 and t.status = 'processing'",
+    )
+    .bind(run_id)
+    .bind(position)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds what a run changed for people in other tables than their own.
+///
+/// # Errors
+/// The database's.
+pub async fn store_people_tables(
+    connection: &mut PgConnection,
+    run_id: i64,
+    subject_table: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into lifecycle_run_tables
+                (run_id, position, table_name, action, status, total, eligible, done, started_at,
+                 completed_at)
+         select $1, row_number() over (order by c.table_name), c.table_name, 'anonymize',
+                'completed', c.rows, c.rows, c.rows, now(), now()
+           from (select t.table_name, sum(t.rows_changed)::bigint as rows
+                   from erasure_tables t
+                   join erasures e on e.id = t.erasure_id
+                  where e.carried_out_by_run = $1 and e.status = 'completed'
+                    and t.table_name <> $2
+                  group by t.table_name) c
+         on conflict do nothing",
+    )
+    .bind(run_id)
+    .bind(subject_table)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// processing → completed.
 ///
 /// # Errors

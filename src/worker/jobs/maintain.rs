@@ -31,6 +31,7 @@ pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<()
         MaintenanceTicket::Prune => prune(&context).await,
         MaintenanceTicket::CarryOutErasures => carry_out_erasures(&context).await,
         MaintenanceTicket::StartDueRuns => start_due_runs(&context).await,
+        MaintenanceTicket::LookAtBacklogs => look_at_backlogs(&context).await,
         MaintenanceTicket::SealCertificates => seal_certificates(&context).await,
     };
     if let Err(error) = done {
@@ -60,12 +61,13 @@ async fn sweep(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing where no keys are set: nobody can have requested an erasure then.
+/// What a policy does by its schedule is left to it. Nothing where no keys are set: nobody can have
+/// requested an erasure then.
 async fn carry_out_erasures(context: &Context) -> anyhow::Result<()> {
     if !context.services.can_erase() {
         return Ok(());
     }
-    let outcome = context.services.carry_out_erasures().await?;
+    let outcome = context.services.carry_out_left().await?;
     if outcome != Outcome::default() {
         let Outcome { completed, held, postponed } = outcome;
         tracing::info!(completed, held, postponed, "carried out erasures");
@@ -78,6 +80,12 @@ async fn start_due_runs(context: &Context) -> anyhow::Result<()> {
     if started > 0 {
         tracing::info!(started, "started runs that were due");
     }
+    Ok(())
+}
+
+async fn look_at_backlogs(context: &Context) -> anyhow::Result<()> {
+    let seen = context.services.look_at_backlogs().await?;
+    tracing::debug!(seen, "looked at what policies have before them");
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! Erasures: nobody is left who should be gone, nobody else is touched, and there is proof.
 
 mod front;
+mod keys;
+mod policies;
 mod proof;
 mod properties;
 mod request;

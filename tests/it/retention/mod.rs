@@ -8,5 +8,6 @@ mod due;
 mod export;
 mod hold;
 mod properties;
+mod refusals;
 mod runs;
 mod world;
