@@ -10,4 +10,5 @@ mod hold;
 mod properties;
 mod refusals;
 mod runs;
+mod traps;
 mod world;
