@@ -25,7 +25,7 @@ use super::archive::row_hash;
 use super::catalog::Table;
 use super::chunk::Attempt;
 use super::error::RetentionError;
-use super::run::{self, NewExport};
+use super::run::{self, NewExport, RunStatus};
 use super::sql::{TableName, dynamic, list};
 use crate::policy::Export;
 use crate::store::{ObjectKey, Store, StoreError};
@@ -167,13 +167,35 @@ pub async fn sweep(db: &PgPool, store: &Store, attempt: &Attempt) -> Result<(), 
     if !run::beat(&mut tx, run_id, number, lease_secs).await? {
         return Err(RetentionError::Lost);
     }
-    let noted: BTreeSet<_> = run::export_paths(&mut tx, run_id).await?.into_iter().collect();
-    for object in store.list(&ObjectKey::archive_folder(run_id)).await? {
+    remove_unnoted(&mut tx, store, run_id).await?;
+    Ok(tx.commit().await?)
+}
+
+/// The same for a run that failed or was cancelled. Nothing is done to one that can go on.
+///
+/// # Errors
+/// [`RetentionError::Store`]
+pub async fn sweep_ended(db: &PgPool, store: &Store, run_id: i64) -> Result<(), RetentionError> {
+    let mut tx = db.begin().await?;
+    let status = run::lock(&mut tx, run_id).await?;
+    if matches!(status, Some(RunStatus::Failed | RunStatus::Cancelled)) {
+        remove_unnoted(&mut tx, store, run_id).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+/// The caller holds the run's row.
+async fn remove_unnoted(
+    connection: &mut PgConnection,
+    store: &Store,
+    run_id: i64,
+) -> Result<(), RetentionError> {
+    let noted: BTreeSet<_> = run::export_paths(connection, run_id).await?.into_iter().collect();
+    for object in in_time(store.list(&ObjectKey::archive_folder(run_id))).await? {
         if !noted.contains(&object.location.to_string()) {
-            store.delete(&object.location).await?;
+            in_time(store.delete(&object.location)).await?;
         }
     }
-    tx.commit().await?;
     Ok(())
 }
 

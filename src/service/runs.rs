@@ -13,6 +13,7 @@ use crate::retention::catalog::Catalog;
 use crate::retention::check::{self, Severity};
 use crate::retention::engine;
 use crate::retention::error::RetentionError;
+use crate::retention::export;
 use crate::retention::plan::{self, Preview};
 use crate::retention::restore::{self, ArchiveTable, Restored, Which, keys_fit, restore_table};
 use crate::retention::run::{self, NewRun, Origin, Run, RunExport, RunFilter, RunStatus, RunTable};
@@ -334,8 +335,18 @@ impl Services {
             self.seal_run(&mut tx, id).await?;
         }
         let cancelled = self.changed(tx, caller, id, changed, "run.cancelled", false).await?;
+        self.sweep_exports(id).await;
         self.store_certificates().await;
         Ok(cancelled)
+    }
+
+    /// Removes what an ended run has left in the store beside its files; one that cannot be
+    /// removed does no harm.
+    pub(crate) async fn sweep_exports(&self, id: i64) {
+        if let Err(error) = export::sweep_ended(&self.db, &self.store, id).await {
+            let code = error.code();
+            tracing::warn!(run.id = id, code, "files that no row left for may be in the store");
+        }
     }
 
     async fn changed(

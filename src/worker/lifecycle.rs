@@ -84,6 +84,9 @@ async fn run_claimed(services: &Services, claimed: Claimed, abort: &Cancellation
         };
         tracing::error!(run.id = claimed.id, error, "cannot settle a run");
     }
+    if outcome.is_err() {
+        services.sweep_exports(claimed.id).await;
+    }
     services.store_certificates().await;
 }
 
@@ -224,6 +227,9 @@ pub async fn rescue(context: &Context) -> anyhow::Result<usize> {
         tracing::warn!(run.id = id, attempt, "run {id} lost its worker");
     }
     tx.commit().await?;
+    for orphan in &orphans {
+        context.services.sweep_exports(orphan.id).await;
+    }
     Ok(orphans.len())
 }
 

@@ -53,6 +53,8 @@ pub fn record_of_run(run: &Run, tables: &[RunTable], erasures_asked: i64) -> Val
                 "chunks": table.chunks,
                 "bytes_done": table.bytes_done,
                 "keys_hash": table.keys_hash,
+                "exported_rows": table.exported_rows,
+                "exports_sha256": table.exports_sha256,
                 "started_at": table.started_at,
                 "completed_at": table.completed_at,
             })

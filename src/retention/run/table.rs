@@ -51,6 +51,8 @@ pub struct RunTable {
     pub exported_rows: i64,
     /// Bytes of these files.
     pub exported_bytes: i64,
+    /// SHA-256 over the SHA-256 of each of these files, in their order; `None`: there are none.
+    pub exports_sha256: Option<String>,
     /// Bytes on disk before.
     pub size_before: Option<i64>,
     /// Bytes on disk after: rows that went leave room that only new rows use.
@@ -130,13 +132,15 @@ pub async fn tables_of(
     sqlx::query_as(
         "select position, table_name, action, status, cutoff, pass, cursor, last_key, total,
                 eligible, held, indeterminate, blocked, done, skipped, chunks, bytes_done,
-                keys_hash, exported_files, exported_rows, exported_bytes, size_before, size_after,
-                started_at, completed_at
+                keys_hash, exported_files, exported_rows, exported_bytes, exports_sha256,
+                size_before, size_after, started_at, completed_at
            from lifecycle_run_tables t
           cross join lateral (
                 select count(*) as exported_files,
                        coalesce(sum(e.row_count), 0)::bigint as exported_rows,
-                       coalesce(sum(e.size_bytes), 0)::bigint as exported_bytes
+                       coalesce(sum(e.size_bytes), 0)::bigint as exported_bytes,
+                       encode(sha256(string_agg(decode(e.sha256, 'hex'), ''::bytea
+                                                order by e.number)), 'hex') as exports_sha256
                   from lifecycle_run_exports e
                  where e.run_id = t.run_id and e.position = t.position) exported
           where run_id = $1

@@ -16,6 +16,7 @@ use super::world::{World, policy};
 use crate::support::database::{Contents, sql};
 use crate::support::eventually;
 use crate::support::lying_store::lying_store;
+use crate::support::s3::{Fault, Operation};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const EXPORT: &str = "export = { format = \"parquet\" }\n";
@@ -161,6 +162,43 @@ async fn files_are_removed_at_their_time_unless_a_hold_keeps_them() {
 }
 
 #[tokio::test]
+async fn a_store_that_refuses_loses_no_row_and_the_run_goes_on() {
+    let world = Lifecycle::on_s3("[limits]\nchunk_target = \"20ms\"", 2_000, EXPORT).await;
+    let s3 = world.app.s3.as_ref().unwrap();
+    s3.fail(Fault::Refuse, Operation::Put, 2);
+    let id = world.start().await;
+    let worker = world.app.start_worker().await;
+    world.wait(id, "completed").await;
+    worker.stop().await;
+    let (_, rows) = files(&world.app.services.db, &world.app.services.store, id, "notes").await;
+    let ids: BTreeSet<_> = rows.iter().map(|row| row[0].clone()).collect();
+    assert_eq!((rows.len(), ids.len()), (2_000, 2_000));
+    assert_eq!(world.app.number("select count(*) from archive.notes").await, 2_000);
+}
+
+#[tokio::test]
+async fn the_files_of_a_run_are_sealed_in_its_certificate() {
+    let world = Lifecycle::exporting("", 40, EXPORT).await;
+    let (app, operator) = (&world.app, world.app.operator());
+    let id = world.start().await;
+    let worker = app.start_worker().await;
+    world.wait(id, "completed").await;
+    worker.stop().await;
+    let (exports, _) = files(&app.services.db, &app.services.store, id, "notes").await;
+    let sealed = app.services.certificate(&operator, &format!("run-{id}")).await.unwrap();
+    let sealed: serde_json::Value = serde_json::from_str(&sealed.document).unwrap();
+    let all: Vec<u8> = exports.iter().flat_map(|file| hex::decode(&file.sha256).unwrap()).collect();
+    let table = &sealed["record"]["tables"][0];
+    assert_eq!(table["exports_sha256"], hex::encode(Sha256::digest(all)));
+    assert_eq!(table["exported_rows"], 40);
+    let found = app.services.verify_certificates(&operator, None).await.unwrap();
+    assert!(found.findings.is_empty(), "{:?}", found.findings);
+    app.execute("update lifecycle_run_exports set sha256 = repeat('0', 64)").await;
+    let found = app.services.verify_certificates(&operator, None).await.unwrap();
+    assert!(!found.findings.is_empty(), "another file in its place is seen");
+}
+
+#[tokio::test]
 async fn a_run_that_exports_and_is_killed_again_and_again_has_each_row_in_one_file() {
     const ROWS: usize = 6_000;
     let world = Lifecycle::exporting("[limits]\nchunk_target = \"5ms\"", 6_000, EXPORT).await;
@@ -196,6 +234,31 @@ async fn a_run_that_exports_and_is_killed_again_and_again_has_each_row_in_one_fi
     let stored = store.list(&format!("archive/{id:010}")).await.unwrap();
     let stored: BTreeSet<_> = stored.iter().map(|object| object.location.to_string()).collect();
     assert_eq!(stored, noted, "no file is left that nobody knows of");
+}
+
+#[tokio::test]
+async fn runs_that_end_early_leave_no_file_that_nobody_knows_of() {
+    let world = Lifecycle::exporting("", 40, EXPORT).await;
+    let (app, store) = (&world.app, &world.app.services.store);
+    let stray = async |id: i64| {
+        // What a killed worker would have left.
+        let path = format!("archive/{id:010}/notes/000001-stray.parquet");
+        store.put(&path.as_str().into(), "x".into()).await.unwrap();
+    };
+    let left = async |id: i64| store.list(&format!("archive/{id:010}")).await.unwrap().len();
+    let cancelled = world.start().await;
+    stray(cancelled).await;
+    app.services.cancel_run(&app.operator(), cancelled).await.unwrap();
+    assert_eq!(left(cancelled).await, 0);
+
+    let failed = world.start().await;
+    stray(failed).await;
+    world.write("[limits]\nmax_rows = 7");
+    let worker = app.start_worker().await;
+    world.wait(failed, "failed").await;
+    eventually("the file to be removed", LIMIT, async || (left(failed).await == 0).then_some(()))
+        .await;
+    worker.stop().await;
 }
 
 #[tokio::test]

@@ -35,6 +35,10 @@ impl Lifecycle {
         Self::built(TestApp::new(), rest, rows, table).await
     }
 
+    pub async fn on_s3(rest: &str, rows: u32, table: &'static str) -> Self {
+        Self::built(TestApp::new().on_s3(), rest, rows, table).await
+    }
+
     async fn built(builder: Builder, rest: &str, rows: u32, table: &'static str) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().to_owned();
