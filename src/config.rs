@@ -45,6 +45,8 @@ pub struct Config {
     pub backup: BackupConfig,
     /// Webhooks: what may be called.
     pub webhook: WebhookConfig,
+    /// Mails of scheduled reports.
+    pub email: EmailConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -274,6 +276,22 @@ pub struct WebhookConfig {
     pub keep_days: NonZeroU16,
 }
 
+/// `[email]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmailConfig {
+    /// The server, with user and password.
+    pub url: Option<SecretString>,
+    /// Who mails are from.
+    pub from: String,
+    /// Where people see an execution; `{execution}` is its number.
+    pub link: Option<String>,
+    /// Largest file that may be attached.
+    pub attach_max_bytes: u64,
+    /// Longest silence of the server.
+    pub timeout_secs: NonZeroU32,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -378,6 +396,15 @@ impl Config {
         if self.webhook.timeout_secs.get() > 60 {
             return invalid("webhook.timeout_secs", "at most 60");
         }
+        if self.email.link.as_ref().is_some_and(|link| !link.contains("{execution}")) {
+            return invalid("email.link", "a URL with {execution} in it");
+        }
+        if self.email.attach_max_bytes > 20 * 1024 * 1024 {
+            return invalid("email.attach_max_bytes", "at most 20 MiB: it is kept in memory");
+        }
+        if self.email.timeout_secs.get() > 300 {
+            return invalid("email.timeout_secs", "at most 300");
+        }
         self.backup.validate()
     }
 }
@@ -464,6 +491,7 @@ mod tests {
             ("REGISTRAR__LOG__FORMAT", "xml", "log.format"),
             ("REGISTRAR__BACKUP__COMPRESSION_LEVEL", "20", "backup.compression_level must be"),
             ("REGISTRAR__WEBHOOK__ALLOW_NETWORKS", "10.0.0.0/99", "allow_networks"),
+            ("REGISTRAR__EMAIL__LINK", "https://registrar.example", "email.link must be a URL"),
             ("REGISTRAR__WEBHOOK__TIMEOUT_SECS", "61", "webhook.timeout_secs must be at most 60"),
             ("REGISTRAR__BACKUP__KEEP__DAILY", "99999", "backup.keep must be at most"),
         ];

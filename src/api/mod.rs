@@ -148,6 +148,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(schedules::pause_schedule))
         .routes(routes!(schedules::resume_schedule))
         .routes(routes!(schedules::run_schedule))
+        .routes(routes!(schedules::backfill_schedule))
         .routes(routes!(schedules::next_times))
         .routes(routes!(policies::list_policies))
         .routes(routes!(policies::show_policy))

@@ -15,10 +15,13 @@ use super::error::ProblemKind;
 use super::extract::{Authenticated, JsonObject, NameInPath};
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
-use super::submission::{SubmissionBody, field};
+use super::submission::{SubmissionBody, field, pointer};
+use crate::db::deliveries::DeliveryStatus;
+use crate::db::report_deliveries::{Channel, ReportDelivery};
 use crate::db::schedules::{
     CatchUp, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName, Timing,
 };
+use crate::service::report_deliveries::Deliver;
 use crate::service::schedules::{
     MAX_UPCOMING, ScheduleHistory, ScheduleOrder, ScheduledSubmission,
 };
@@ -29,6 +32,8 @@ const DEFAULT_UPCOMING: usize = 5;
 const DEFAULT_WINDOW_SECS: i32 = 86_400;
 /// Failures in a row that pause a schedule where the client does not say.
 const DEFAULT_PAUSE_AFTER: i32 = 5;
+/// What the ways of delivery look like.
+const DELIVER: &str = "must be like {\"webhook\": \"portal\", \"email\": {\"attach\": false}, \"copy_to\": \"monthly/ranking\"}, any of them";
 const NAME: &str = "must be 1 to 100 small letters, digits and single hyphens";
 
 /// A schedule to be made. Beside these fields it takes those of a submit: `parameters`, where
@@ -63,6 +68,9 @@ pub struct ScheduleBody {
     /// So many failures in a row pause the schedule.
     #[schema(required = false, default = 5, minimum = 1, maximum = 100)]
     pause_after_failures: i32,
+    /// How results are brought to you; failures are told the same ways.
+    #[schema(required = false)]
+    deliver: Deliver,
     /// What is submitted.
     #[schema(inline)]
     submission: SubmissionBody,
@@ -96,6 +104,9 @@ pub struct ScheduleResource {
     /// What is submitted.
     #[schema(value_type = Object)]
     pub submission: Value,
+    /// How results are brought to the owner.
+    #[schema(value_type = Deliver)]
+    pub deliver: Value,
     /// When it fires next; null when its pattern has no next time.
     pub next_due_at: Option<DateTime<Utc>>,
     /// Since when it is paused.
@@ -120,6 +131,19 @@ pub struct OccurrenceResource {
     pub execution_id: Option<i64>,
     /// Where that stands.
     pub execution_status: Option<String>,
+    /// What was delivered of it.
+    pub deliveries: Vec<OccurrenceDelivery>,
+}
+
+/// How a result was brought to the owner.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OccurrenceDelivery {
+    /// How.
+    pub channel: Channel,
+    /// Where it stands.
+    pub status: DeliveryStatus,
+    /// Why it did not arrive.
+    pub error: Option<String>,
 }
 
 /// Schedules.
@@ -145,6 +169,23 @@ pub struct UpcomingTime {
     pub due_at: DateTime<Utc>,
     /// What the clocks of the schedule's zone show.
     pub local: String,
+}
+
+/// Which due times are fired.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the body, which is read field by field")]
+pub struct BackfillBody {
+    /// The first moment.
+    from: DateTime<Utc>,
+    /// The moment after the last; not in the future.
+    until: DateTime<Utc>,
+}
+
+/// Due times that are fired.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Backfilled {
+    /// How many: those that had started something are not among them.
+    pub occurrences: usize,
 }
 
 /// An occurrence that was added by hand.
@@ -179,6 +220,7 @@ impl From<Schedule> for ScheduleResource {
             jitter_secs,
             pause_after_failures,
             submission: schedule.submission,
+            deliver: schedule.deliver,
             next_due_at: schedule.next_due_at,
             paused_at: schedule.paused_at,
             pause_reason: schedule.pause_reason,
@@ -188,17 +230,23 @@ impl From<Schedule> for ScheduleResource {
 }
 
 impl From<ScheduleHistory> for ScheduleResource {
-    fn from(ScheduleHistory { schedule, occurrences }: ScheduleHistory) -> Self {
-        let occurrences = occurrences.into_iter().map(OccurrenceResource::from).collect();
+    fn from(ScheduleHistory { schedule, occurrences, deliveries }: ScheduleHistory) -> Self {
+        let resource = |one| occurrence(one, &deliveries);
+        let occurrences = occurrences.into_iter().map(resource).collect();
         Self { occurrences: Some(occurrences), ..Self::from(schedule) }
     }
 }
 
-impl From<Occurrence> for OccurrenceResource {
-    fn from(occurrence: Occurrence) -> Self {
-        let Occurrence { due_at, status, reason, execution_id, execution_status } = occurrence;
-        Self { due_at, status, reason, execution_id, execution_status }
-    }
+fn occurrence(occurrence: Occurrence, deliveries: &[ReportDelivery]) -> OccurrenceResource {
+    let Occurrence { due_at, status, reason, execution_id, execution_status } = occurrence;
+    let of_it = deliveries.iter().filter(|delivery| delivery.due_at == due_at);
+    let deliveries = of_it.map(|delivery| OccurrenceDelivery {
+        channel: delivery.channel,
+        status: delivery.status,
+        error: delivery.error.clone(),
+    });
+    let deliveries = deliveries.collect();
+    OccurrenceResource { due_at, status, reason, execution_id, execution_status, deliveries }
 }
 
 /// Make a schedule
@@ -213,7 +261,7 @@ impl From<Occurrence> for OccurrenceResource {
         content = ScheduleBody,
         example = json!({"name": "weekly-ranking", "report": "gpa-ranking", "cron": "0 6 * * MON",
                          "time_zone": "Africa/Harare", "format": "xlsx",
-                         "parameters": {"min_credits": 60}}),
+                         "parameters": {"min_credits": 60}, "deliver": {"email": {"attach": false}}}),
     ),
     responses((
         status = 201,
@@ -382,6 +430,53 @@ pub async fn run_schedule(
     Ok((StatusCode::ACCEPTED, Json(StartedOccurrence { due_at })).into_response())
 }
 
+/// Fire due times of the past
+///
+/// Those from `from`, and before `until`, that have started nothing: missed ones, those that were
+/// left out, those of before the schedule was made. Relative dates are told from each due time.
+/// They wait for no other occurrence.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{name}/backfill",
+    tag = "schedules",
+    params(("name" = String, Path, description = "Name of the schedule.", example = "weekly-ranking")),
+    request_body(
+        content = BackfillBody,
+        example = json!({"from": "2026-01-01T00:00:00Z", "until": "2026-02-01T00:00:00Z"}),
+    ),
+    responses((
+        status = 202,
+        description = "On their way.",
+        body = Backfilled,
+        example = json!({"occurrences": 4}),
+    ))
+)]
+pub async fn backfill_schedule(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    NameInPath(name): NameInPath,
+    _: NoQuery,
+    JsonObject(mut object): JsonObject,
+) -> Result<Response, Problem> {
+    let mut errors = Vec::new();
+    for name in ["from", "until"] {
+        if !object.contains_key(name) {
+            errors.push(FieldError::at(format!("/{name}"), "required", "must be given"));
+        }
+    }
+    let time = "must be a time like 2026-01-01T00:00:00Z";
+    let from = field(&mut object, "from", time, &mut errors);
+    let until = field(&mut object, "until", time, &mut errors);
+    let unknown =
+        |name: &String| FieldError::at(pointer(name), "unknown", "there is no such field here");
+    errors.extend(object.keys().map(unknown));
+    let (Some(from), Some(until), true) = (from, until, errors.is_empty()) else {
+        return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
+    };
+    let occurrences = state.services.backfill_schedule(&caller, &name, from, until).await?;
+    Ok((StatusCode::ACCEPTED, Json(Backfilled { occurrences })).into_response())
+}
+
 /// Show when a schedule is due
 ///
 /// Whether it is paused or not.
@@ -445,6 +540,7 @@ fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
     let overlap = field(body, "overlap", "must be `skip` or `queue`", faults);
     let jitter_secs = field(body, "jitter_secs", number, faults);
     let pause_after_failures = field(body, "pause_after_failures", number, faults);
+    let deliver = field(body, "deliver", DELIVER, faults);
     let name = name.and_then(|text| {
         let name = text.parse::<ScheduleName>();
         name.map_err(|_| faults.push(FieldError::at("/name", "invalid", NAME))).ok()
@@ -457,6 +553,7 @@ fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
     Ok(ScheduleOrder {
         name,
         report,
+        deliver: deliver.unwrap_or_default(),
         submission: ScheduledSubmission {
             parameters: submission.parameters,
             format: submission.format,
@@ -484,10 +581,12 @@ fn schedule_example() -> Value {
             "parameters": {"min_credits": 60}, "format": "xlsx",
             "presentation": {"reader": "spreadsheet", "byte_order_mark": false, "delimiter": ","},
         },
+        "deliver": {"email": {"attach": false}},
         "next_due_at": "2026-03-02T04:00:00Z", "paused_at": null, "pause_reason": null,
         "occurrences": [{
             "due_at": "2026-02-23T04:00:00Z", "status": "done", "reason": null,
             "execution_id": 71, "execution_status": "completed",
+            "deliveries": [{"channel": "email", "status": "delivered", "error": null}],
         }],
     })
 }

@@ -187,6 +187,7 @@ impl SubmissionBody {
             presentation: Presentation { reader, byte_order_mark, delimiter, compression },
             idempotency_key,
             reuse: reuse.map(|ReuseBody { max_age_secs }| Reuse { max_age_secs }),
+            as_of: None,
         }
     }
 }

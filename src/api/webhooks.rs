@@ -39,7 +39,8 @@ pub struct WebhookBody {
     url: String,
     /// Types of events: `execution.completed`, `execution.failed`, `execution.cancelled`,
     /// `execution.expired`, `run.finished`, `run.needs_approval`, `backup.verified`,
-    /// `backup.failed`, `webhook.disabled`, `webhook.ping`.
+    /// `backup.failed`, `schedule.completed`, `schedule.failed`, `schedule.delivery_failed`,
+    /// `webhook.disabled`, `webhook.ping`.
     events: Vec<String>,
 }
 

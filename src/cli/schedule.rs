@@ -49,6 +49,20 @@ enum ScheduleVerb {
         /// Its name
         name: String,
     },
+    /// Fire due times of the past that have started nothing
+    #[command(after_help = "\
+Example:
+  registrar schedule backfill weekly-ranking --from 2026-01-01T00:00:00Z --until 2026-02-01T00:00:00Z")]
+    Backfill {
+        /// Its name
+        name: String,
+        /// The first moment
+        #[arg(long, value_name = "TIME")]
+        from: DateTime<Utc>,
+        /// The moment after the last; not in the future
+        #[arg(long, value_name = "TIME")]
+        until: DateTime<Utc>,
+    },
     /// Pause a schedule; what it has started goes on
     #[command(after_help = "Example:\n  registrar schedule pause weekly-ranking")]
     Pause {
@@ -96,6 +110,11 @@ pub async fn run(command: ScheduleCommand) -> anyhow::Result<ExitCode> {
         ScheduleVerb::Run { name } => {
             services.run_schedule(&caller, &name).await.with_context(|| of(&name))?;
             note(format!("{name} is due now; a worker submits it."));
+        }
+        ScheduleVerb::Backfill { name, from, until } => {
+            let added = services.backfill_schedule(&caller, &name, from, until).await;
+            let added = added.with_context(|| of(&name))?;
+            note(format!("{added} occurrences of {name} are due; a worker submits them."));
         }
         ScheduleVerb::Pause { name } => {
             services.pause_schedule(&caller, &name).await.with_context(|| of(&name))?;

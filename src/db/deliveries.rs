@@ -290,7 +290,7 @@ pub async fn deliver(
     connection: &mut PgConnection,
     id: i64,
     attempt: i32,
-    http_status: i16,
+    http_status: Option<i16>,
 ) -> Result<bool, sqlx::Error> {
     let delivered = sqlx::query(
         "update outbox_deliveries
@@ -477,6 +477,11 @@ pub async fn forget_old(pool: &PgPool, days: i32, limit: i64) -> Result<u64, sql
                           and not exists (select from outbox_deliveries d
                                            where d.event_id = e.id
                                              and d.status in ('pending', 'sending'))
+                          -- Until the copy is deleted, this is what knows of it.
+                          and not exists (select from outbox_deliveries d
+                                            join report_executions x on x.id = d.execution_id
+                                           where d.event_id = e.id and d.channel = 'copy'
+                                             and x.status = 'completed')
                         order by e.occurred_at
                         limit $2)",
     )

@@ -26,6 +26,7 @@ pub mod holds;
 pub mod idempotency;
 pub mod policy_backlogs;
 pub mod queue_pauses;
+pub mod report_deliveries;
 pub mod schedules;
 pub mod tokens;
 pub mod webhooks;

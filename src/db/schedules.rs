@@ -85,6 +85,8 @@ pub struct Schedule {
     pub owner_id: i32,
     /// The body of the submit.
     pub submission: Value,
+    /// How results are brought to the owner.
+    pub deliver: Value,
     /// When it fires.
     #[serde(flatten)]
     #[sqlx(flatten)]
@@ -110,6 +112,8 @@ pub struct NewSchedule {
     pub owner_id: i32,
     /// See [`Schedule`].
     pub submission: Value,
+    /// See [`Schedule`].
+    pub deliver: Value,
     /// See [`Schedule`].
     pub timing: Timing,
 }
@@ -159,7 +163,7 @@ pub struct Occurrence {
 macro_rules! select_schedules {
     ($rest:literal) => {
         concat!(
-            "select id, name, report, owner_id, submission, cron, time_zone, except_days,
+            "select id, name, report, owner_id, submission, deliver, cron, time_zone, except_days,
                     catch_up::text as catch_up, window_secs, overlap::text as overlap, jitter_secs,
                     pause_after_failures, next_due_at, paused_at, pause_reason, created_at
                from schedules ",
@@ -180,8 +184,8 @@ pub async fn insert(
     let inserted = sqlx::query(
         "insert into schedules
                 (name, report, owner_id, submission, cron, time_zone, except_days, catch_up,
-                 window_secs, overlap, jitter_secs, pause_after_failures, next_due_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8::text, $9, $10::text, $11, $12, $13)
+                 window_secs, overlap, jitter_secs, pause_after_failures, next_due_at, deliver)
+         values ($1, $2, $3, $4, $5, $6, $7, $8::text, $9, $10::text, $11, $12, $13, $14)
          on conflict (name) do nothing",
     )
     .bind(&new.name)
@@ -197,6 +201,7 @@ pub async fn insert(
     .bind(new.timing.jitter_secs)
     .bind(new.timing.pause_after_failures)
     .bind(next_due_at)
+    .bind(&new.deliver)
     .execute(connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
@@ -433,6 +438,42 @@ pub async fn note_occurrence(
     Ok(noted.rows_affected() == 1)
 }
 
+/// Why an occurrence that was added by a back-fill is there.
+pub const BACKFILL: &str = "backfill";
+
+/// Writes due times of the past down, as pending: those that nobody has noted, and those that were
+/// left out or could start nothing. Returns them.
+///
+/// # Errors
+/// The database's.
+pub async fn backfill(
+    connection: &mut PgConnection,
+    schedule: &str,
+    due: &[DateTime<Utc>],
+) -> Result<Vec<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar(
+        "insert into schedule_occurrences as o (schedule, due_at, status, reason, ticket_at)
+         select $1, due_at, 'pending', $3, now()
+           from unnest($2::timestamptz[]) as missed (due_at)
+             on conflict (schedule, due_at) do update
+            set status = 'pending', reason = $3, ticket_at = now(), delivery = null
+          where o.status in ('skipped', 'failed') and o.execution_id is null
+         returning o.due_at",
+    )
+    .bind(schedule)
+    .bind(due)
+    .bind(BACKFILL)
+    .fetch_all(connection)
+    .await
+}
+
+/// An occurrence that is about to be fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingOccurrence {
+    /// Whether a back-fill has added it: it waits for no other, and no other for it.
+    pub is_backfill: bool,
+}
+
 /// Locks an occurrence that waits to be fired. `None`: somebody has fired it, or is about to.
 ///
 /// # Errors
@@ -441,21 +482,22 @@ pub async fn lock_pending(
     connection: &mut PgConnection,
     schedule: &str,
     due_at: DateTime<Utc>,
-) -> Result<bool, sqlx::Error> {
-    let locked = sqlx::query(
-        "select 1
+) -> Result<Option<PendingOccurrence>, sqlx::Error> {
+    let locked: Option<bool> = sqlx::query_scalar(
+        "select coalesce(reason = $3, false)
            from schedule_occurrences
           where schedule = $1 and due_at = $2 and status = 'pending'
             for update skip locked",
     )
     .bind(schedule)
     .bind(due_at)
+    .bind(BACKFILL)
     .fetch_optional(connection)
     .await?;
-    Ok(locked.is_some())
+    Ok(locked.map(|is_backfill| PendingOccurrence { is_backfill }))
 }
 
-/// Ends a pending occurrence. `false`: it has ended.
+/// Ends a pending occurrence; the owner is told when what it started has ended. `false`: it has ended.
 ///
 /// # Errors
 /// The database's.
@@ -469,7 +511,8 @@ pub async fn settle_occurrence(
 ) -> Result<bool, sqlx::Error> {
     let settled = sqlx::query(
         "update schedule_occurrences
-            set status = $3::text, reason = $4, execution_id = $5, ticket_at = null
+            set status = $3::text, reason = $4, execution_id = $5, ticket_at = null,
+                delivery = case when $3::text in ('done', 'failed') then 'waiting' end
           where schedule = $1 and due_at = $2 and status = 'pending'",
     )
     .bind(schedule)
@@ -525,6 +568,7 @@ pub async fn is_busy(
               left join report_executions e on e.id = o.execution_id
              where o.schedule = $1
                and o.due_at < $2
+               and o.reason is distinct from 'backfill'
                and (o.status = 'pending' or e.status in ('pending', 'processing', 'cancelling')))",
     )
     .bind(schedule)
@@ -568,7 +612,7 @@ pub async fn forget_occurrences(pool: &PgPool, days: i32, limit: i64) -> Result<
                 select schedule, due_at
                   from schedule_occurrences
                  where created_at < now() - make_interval(days => $1)
-                   and status <> 'pending'
+                   and status <> 'pending' and delivery is distinct from 'waiting'
                  order by created_at
                  limit $2)",
     )

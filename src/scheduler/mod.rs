@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BackupConfig;
 use crate::db::deliveries;
+use crate::db::report_deliveries;
 use crate::db::schedules::{self, Schedule};
 use crate::queue::{self, BackupTicket, MaintenanceTicket, OccurrenceTicket};
 
@@ -22,6 +23,8 @@ mod due;
 
 /// How often the schedules are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// Longest standstill inside a transaction.
+const STANDSTILL: &str = "5s";
 /// Schedules that one tick fires at most; the next tick goes on.
 const MAX_FIRED_PER_TICK: usize = 500;
 /// A ticket that did not come for this long is lost; a doubled one does no harm.
@@ -109,7 +112,7 @@ async fn start_housekeeping(db: &PgPool, backup: &BackupConfig) -> Result<usize,
         .collect();
     let names: Vec<_> = periodic.iter().map(|(name, _, _)| *name).collect();
     let every_secs: Vec<_> = periodic.iter().map(|(_, _, secs)| *secs).collect();
-    let mut tx = db.begin().await?;
+    let mut tx = begin(db).await?;
     let taken = schedules::take_periods(&mut tx, &names, &every_secs).await?;
     for (_, work, _) in periodic.iter().filter(|(name, _, _)| taken.iter().any(|t| t == name)) {
         match work {
@@ -123,10 +126,21 @@ async fn start_housekeeping(db: &PgPool, backup: &BackupConfig) -> Result<usize,
     Ok(taken.len())
 }
 
+/// A transaction that the server ends when this process stands still in it, with the locks that it
+/// holds: the other schedulers pass over what is locked.
+async fn begin(db: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let mut tx = db.begin().await?;
+    sqlx::query("select set_config('idle_in_transaction_session_timeout', $1, true)")
+        .bind(STANDSTILL)
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx)
+}
+
 /// Fires the schedule that has been due longest: its occurrences, their tickets and its next time
 /// in one transaction, under its lock. `None`: nothing is due.
 async fn fire_one(db: &PgPool) -> Result<Option<usize>, sqlx::Error> {
-    let mut tx = db.begin().await?;
+    let mut tx = begin(db).await?;
     let Some(schedule) = schedules::lock_due(&mut tx).await? else { return Ok(None) };
     let Some(first) = schedule.next_due_at else { return Ok(None) };
     let Ok(calendar) = schedule.timing.calendar() else {
@@ -173,7 +187,8 @@ async fn send_due(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let due =
         deliveries::take_due(connection, TICKET_SECS, MAX_DELIVERIES_PER_WEBHOOK, MAX_DELIVERIES)
             .await?;
-    for id in due {
+    let reports = report_deliveries::take_due(connection, TICKET_SECS, MAX_DELIVERIES).await?;
+    for id in due.into_iter().chain(reports) {
         queue::enqueue_delivery(connection, id).await?;
     }
     Ok(())

@@ -47,6 +47,8 @@ pub struct Submission {
     pub idempotency_key: Option<IdempotencyKey>,
     /// Whether the result of an identical run will do, and how old it may be.
     pub reuse: Option<Reuse>,
+    /// What relative dates are told from; now, where it is not given.
+    pub as_of: Option<DateTime<Utc>>,
 }
 
 /// How old the snapshot of a shared result may be.
@@ -157,7 +159,7 @@ impl Services {
             return Ok(Submitted { execution: first, replayed: true });
         }
         let (stored, definition) = self.runnable(&mut tx, caller, slug).await?;
-        let bound = bind(&mut tx, &definition, &submission.parameters).await?;
+        let bound = bind(&mut tx, &definition, &submission.parameters, submission.as_of).await?;
         self.require_choices(&definition, &bound).await?;
         self.require_estimate(&definition, &bound, submission).await?;
         let order = Order {
@@ -263,7 +265,7 @@ impl Services {
         check_file_type(submission.format, submission.presentation)?;
         let mut connection = self.db.acquire().await?;
         let (_, definition) = self.runnable(&mut connection, caller, slug).await?;
-        let bound = bind(&mut connection, &definition, &submission.parameters).await?;
+        let bound = bind(&mut connection, &definition, &submission.parameters, None).await?;
         drop(connection);
         self.require_choices(&definition, &bound).await?;
         self.expected(&definition, &bound, submission).await
@@ -432,7 +434,7 @@ impl Services {
         given: &Map<String, Value>,
     ) -> Result<BoundParameters, ServiceError> {
         let mut connection = self.db.acquire().await?;
-        let bound = bind(&mut connection, definition, given).await?;
+        let bound = bind(&mut connection, definition, given, None).await?;
         drop(connection);
         self.require_choices(definition, &bound).await?;
         Ok(bound)
@@ -565,10 +567,12 @@ async fn bind(
     connection: &mut PgConnection,
     definition: &Definition,
     given: &Map<String, Value>,
+    as_of: Option<DateTime<Utc>>,
 ) -> Result<BoundParameters, ServiceError> {
     let (now, today): (DateTime<Utc>, NaiveDate) =
-        sqlx::query_as("select now(), (now() at time zone $1)::date")
+        sqlx::query_as("select coalesce($2, now()), (coalesce($2, now()) at time zone $1)::date")
             .bind(definition.time_zone().name())
+            .bind(as_of)
             .fetch_one(connection)
             .await?;
     definition.bind(given, today, now).map_err(ServiceError::BadParameters)

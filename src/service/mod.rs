@@ -33,6 +33,7 @@ pub mod holds;
 pub mod people_runs;
 pub mod policies;
 pub mod queues;
+pub mod report_deliveries;
 pub mod reports;
 pub mod results;
 pub mod runs;

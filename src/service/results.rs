@@ -35,6 +35,13 @@ pub struct ResultFile {
     path: ObjectPath,
 }
 
+impl ResultFile {
+    /// Where it is.
+    pub(super) fn path(&self) -> &ObjectPath {
+        &self.path
+    }
+}
+
 impl Services {
     /// Finds the result of an execution, and records that the caller fetches it.
     ///
@@ -158,6 +165,7 @@ impl Services {
         let mut expired = 0;
         for due in executions::list_expiring(&self.db, EXPIRE_BATCH).await? {
             self.store.remove_folder(&execution_folder(due.created_at, due.id)).await?;
+            self.remove_copies(due.id).await?;
             let mut tx = self.db.begin().await?;
             if executions::expire(&mut tx, due.id).await? {
                 let event = audit::Event {

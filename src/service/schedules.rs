@@ -1,14 +1,16 @@
 //! Schedules: reports that are submitted by themselves, for an owner whose rights count each time.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 
 use super::executions::{IdempotencyKey, Submission};
+use super::report_deliveries::Deliver;
 use super::{Caller, Permission, ServiceError, Services};
 use crate::calendar::{Calendar, CalendarError};
+use crate::db::report_deliveries::{self, ReportDelivery};
 use crate::db::schedules::{
     self, NewSchedule, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName, Timing,
 };
@@ -21,6 +23,8 @@ use crate::writer::Format;
 pub const MAX_UPCOMING: usize = 100;
 /// Most days that a schedule can leave out.
 const MAX_EXCEPT_DAYS: usize = 366;
+/// Most due times of one back-fill.
+const MAX_BACKFILLED: usize = 500;
 /// Most schedules of one owner.
 const MAX_PER_OWNER: usize = 200;
 /// Occurrences shown with a schedule.
@@ -46,6 +50,8 @@ pub struct ScheduleOrder {
     pub report: String,
     /// What is submitted.
     pub submission: ScheduledSubmission,
+    /// How results are brought to the owner.
+    pub deliver: Deliver,
     /// When it fires.
     pub timing: Timing,
 }
@@ -66,6 +72,8 @@ pub struct ScheduleHistory {
     pub schedule: Schedule,
     /// Newest first.
     pub occurrences: Vec<Occurrence>,
+    /// What was delivered of them, newest first.
+    pub deliveries: Vec<ReportDelivery>,
 }
 
 impl Services {
@@ -91,6 +99,7 @@ impl Services {
         let submission = order.submission.clone().into_submission(None);
         self.estimate(caller, &order.report, &submission).await?;
         let mut tx = self.db.begin().await?;
+        self.check_deliver(&mut tx, &order.deliver).await?;
         if schedules::list(&self.db, Some(owner_id)).await?.len() >= MAX_PER_OWNER {
             return Err(ServiceError::BadField {
                 field: "/name",
@@ -102,6 +111,7 @@ impl Services {
             report: order.report,
             owner_id,
             submission: json!(order.submission),
+            deliver: json!(order.deliver),
             timing: order.timing,
         };
         let next_due_at = calendar.after(database_now(&mut tx).await?);
@@ -141,7 +151,9 @@ impl Services {
         let mut connection = self.db.acquire().await?;
         let schedule = self.visible_schedule(&mut connection, caller, name).await?;
         let occurrences = schedules::occurrences(&mut connection, name, SHOWN_OCCURRENCES).await?;
-        Ok(ScheduleHistory { schedule, occurrences })
+        let limit = SHOWN_OCCURRENCES * 3;
+        let deliveries = report_deliveries::of_schedule(&mut connection, name, limit).await?;
+        Ok(ScheduleHistory { schedule, occurrences, deliveries })
     }
 
     /// The next due times, at most [`MAX_UPCOMING`], whether the schedule is paused or not.
@@ -227,6 +239,52 @@ impl Services {
         Ok(due_at)
     }
 
+    /// Fires the due times from `from`, and before `until`, that have started nothing: those that were
+    /// missed, left out or could not start, and those of before the schedule was made. Dates of the
+    /// report's parameters are told from each due time. Returns how many.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::Forbidden`], [`ServiceError::BadField`]
+    pub async fn backfill_schedule(
+        &self,
+        caller: &Caller,
+        name: &str,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<usize, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        let schedule = self.own_schedule(&mut tx, caller, name).await?;
+        let refuse = |field, expected: &str| {
+            Err(ServiceError::BadField { field, expected: expected.to_owned() })
+        };
+        if until > database_now(&mut tx).await? {
+            return refuse("/until", "must not be in the future");
+        }
+        if from >= until {
+            return refuse("/from", "must be before `until`");
+        }
+        let calendar = stored_calendar(&schedule)?;
+        let mut due = Vec::new();
+        let mut next = calendar.after(from - TimeDelta::microseconds(1));
+        while let Some(time) = next.filter(|time| *time < until) {
+            if due.len() == MAX_BACKFILLED {
+                let expected = format!("must be earlier: at most {MAX_BACKFILLED} due times");
+                return refuse("/until", &expected);
+            }
+            due.push(time);
+            next = calendar.after(time);
+        }
+        let added = schedules::backfill(&mut tx, name, &due).await?;
+        for due_at in &added {
+            let ticket = OccurrenceTicket { schedule: name.to_owned(), due_at: *due_at };
+            queue::enqueue_occurrence(&mut tx, ticket, 0).await?;
+        }
+        let details = json!({ "from": from, "until": until, "occurrences": added.len() });
+        record(&mut tx, caller, "schedule.backfilled", &schedule, details).await?;
+        tx.commit().await?;
+        Ok(added.len())
+    }
+
     /// Deletes a schedule and answers with what it was. What it has started stays.
     ///
     /// # Errors
@@ -257,12 +315,13 @@ impl Services {
         due_at: DateTime<Utc>,
     ) -> Result<(), ServiceError> {
         let mut tx = self.db.begin().await?;
-        if !schedules::lock_pending(&mut tx, name, due_at).await? {
+        let Some(pending) = schedules::lock_pending(&mut tx, name, due_at).await? else {
             return Ok(());
-        }
+        };
+        let is_busy = !pending.is_backfill && schedules::is_busy(&mut tx, name, due_at).await?;
         let end = match schedules::find(&mut tx, name).await? {
             None => End::skipped("schedule_deleted"),
-            Some(schedule) if schedules::is_busy(&mut tx, name, due_at).await? => {
+            Some(schedule) if is_busy => {
                 match schedule.timing.overlap {
                     Overlap::Skip => End::skipped("overlap"),
                     // Stays pending; the scheduler's next ticket looks again.
@@ -272,6 +331,7 @@ impl Services {
             Some(schedule) => self.submit_occurrence(&mut tx, &schedule, due_at).await?,
         };
         let End { status, reason, execution_id } = end;
+        let reason = reason.or(pending.is_backfill.then_some(schedules::BACKFILL));
         schedules::settle_occurrence(&mut tx, name, due_at, status, reason, execution_id).await?;
         if status != OccurrenceStatus::Skipped {
             self.pause_if_failing(&mut tx, name).await?;
@@ -298,7 +358,8 @@ impl Services {
         else {
             return Ok(End::failed("unreadable_submission"));
         };
-        let submission = stored.into_submission(Some(key));
+        // The day that it is the report of is the day that it was due, however late it fires.
+        let submission = Submission { as_of: Some(due_at), ..stored.into_submission(Some(key)) };
         match self.submit(&caller, &schedule.report, &submission).await {
             Ok(submitted) => Ok(End::done(submitted.execution.id)),
             Err(
@@ -415,7 +476,7 @@ impl End {
 impl ScheduledSubmission {
     fn into_submission(self, idempotency_key: Option<IdempotencyKey>) -> Submission {
         let Self { parameters, format, presentation } = self;
-        Submission { parameters, format, presentation, idempotency_key, reuse: None }
+        Submission { parameters, format, presentation, idempotency_key, reuse: None, as_of: None }
     }
 }
 

@@ -46,6 +46,12 @@ pub enum EventType {
     BackupVerified,
     /// A backup could not be made or proven, or is bad.
     BackupFailed,
+    /// What a schedule started has its result.
+    ScheduleCompleted,
+    /// What a schedule started failed or was cancelled, or it could start nothing.
+    ScheduleFailed,
+    /// A mail or a copy of a scheduled report was given up.
+    ScheduleDeliveryFailed,
     /// Another webhook was disabled, because it does not take messages.
     WebhookDisabled,
     /// Sent by hand, to try a webhook out.
@@ -54,7 +60,7 @@ pub enum EventType {
 
 impl EventType {
     /// All.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::ExecutionCompleted,
         Self::ExecutionFailed,
         Self::ExecutionCancelled,
@@ -63,6 +69,9 @@ impl EventType {
         Self::RunNeedsApproval,
         Self::BackupVerified,
         Self::BackupFailed,
+        Self::ScheduleCompleted,
+        Self::ScheduleFailed,
+        Self::ScheduleDeliveryFailed,
         Self::WebhookDisabled,
         Self::WebhookPing,
     ];
@@ -78,6 +87,9 @@ impl EventType {
             Self::RunNeedsApproval => "run.needs_approval",
             Self::BackupVerified => "backup.verified",
             Self::BackupFailed => "backup.failed",
+            Self::ScheduleCompleted => "schedule.completed",
+            Self::ScheduleFailed => "schedule.failed",
+            Self::ScheduleDeliveryFailed => "schedule.delivery_failed",
             Self::WebhookDisabled => "webhook.disabled",
             Self::WebhookPing => "webhook.ping",
         }
@@ -95,6 +107,7 @@ impl fmt::Display for EventType {
 #[error(
     "must be one of execution.completed, execution.failed, execution.cancelled, \
          execution.expired, run.finished, run.needs_approval, backup.verified, backup.failed, \
+         schedule.completed, schedule.failed, schedule.delivery_failed, \
          webhook.disabled, webhook.ping"
 )]
 pub struct BadEventType;

@@ -46,14 +46,23 @@ pub enum ObjectKey<'a> {
         /// SHA-256 of the file, in hexadecimal: two files never share an object.
         sha256: &'a str,
     },
+    /// The copy of a result that a schedule asked for.
+    Copy {
+        /// The folder that it asked for.
+        folder: &'a str,
+        /// The execution.
+        execution: i64,
+        /// Name of the file.
+        file_name: &'a str,
+    },
     /// What `readyz` and `doctor` write to see that writing works.
     Probe(&'a str),
 }
 
 /// Folders of the store that hold Registrar's own objects: nothing that an application's row names
 /// is ever looked for there.
-const OWN_FOLDERS: [&str; 6] =
-    ["archive", "backups", "certificates", "ledger", "probes", "results"];
+const OWN_FOLDERS: [&str; 7] =
+    ["archive", "backups", "certificates", "deliveries", "ledger", "probes", "results"];
 
 /// The path of an object that an application's row names: none where the text is no path, or one
 /// of Registrar's own.
@@ -148,6 +157,21 @@ pub struct AttemptKey<'a> {
     pub slug: &'a str,
 }
 
+/// The folder of the copy of an execution's result, below the one that its schedule asked for.
+pub fn copy_folder(folder: &str, execution: i64) -> String {
+    format!("{COPIES}/{folder}/{execution}")
+}
+
+/// The folder of all copies.
+pub const COPIES: &str = "deliveries";
+
+/// The execution whose result an object below [`COPIES`] copies; `None` for a name that is not ours.
+pub fn copied_execution(path: &Path) -> Option<i64> {
+    let parts: Vec<_> = path.parts().collect();
+    let [copies, _, .., execution, _file] = parts.as_slice() else { return None };
+    (copies.as_ref() == COPIES).then(|| execution.as_ref().parse().ok())?
+}
+
 /// The folder of every result.
 pub const RESULTS: &str = "results";
 
@@ -215,6 +239,9 @@ impl ObjectKey<'_> {
             Self::ArchiveFile { run, table, number, sha256 } => {
                 format!("{}/{table}/{number:06}-{sha256}.parquet", Self::archive_folder(*run))
             }
+            Self::Copy { folder, execution, file_name } => {
+                format!("{}/{file_name}", copy_folder(folder, *execution))
+            }
             Self::Probe(name) => format!("{}/{name}", Self::PROBES),
             Self::Backup { id, file } => format!("{}/{}", backup_folder(id), file.name()),
         })
@@ -262,6 +289,10 @@ mod tests {
         );
         let file = ObjectKey::ArchiveFile { run: 7, table: "orders", number: 3, sha256: "ab" };
         assert_eq!(file.path().to_string(), "archive/0000000007/orders/000003-ab.parquet");
+        let copy = ObjectKey::Copy { folder: "monthly/ranking", execution: 71, file_name: "a.csv" };
+        assert_eq!(copy.path().to_string(), "deliveries/monthly/ranking/71/a.csv");
+        assert_eq!(copied_execution(&copy.path()), Some(71));
+        assert_eq!(copied_execution(&Path::from("deliveries/71/a.csv")), None);
         let backup = |file| ObjectKey::Backup { id: "20260301T000000Z-1a2b3c4d", file }.path();
         assert_eq!(
             backup(BackupFile::Manifest).to_string(),

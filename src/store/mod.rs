@@ -225,6 +225,14 @@ impl Store {
         }
     }
 
+    /// Copies an object inside the store.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn copy(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
+        self.inner.copy(from, to).await.map_err(|source| StoreError::request("copy", from, source))
+    }
+
     /// Deletes every object below a folder, and what uploads that were cut off have left there.
     ///
     /// On S3 those leave parts, which [`Store::list_unfinished`] finds.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use chrono::SecondsFormat;
+use uuid::Uuid;
 
 use super::Context;
 use crate::db::deliveries::{self, ClaimedDelivery, MAX_ATTEMPTS};
@@ -24,32 +25,29 @@ const JITTER: f64 = 0.2;
 /// refuses a single message is well.
 const FAILING_HOURS: i32 = 24;
 /// What claiming and settling may take, on top of the request.
-const LEASE_MARGIN_SECS: u32 = 30;
+pub(super) const LEASE_MARGIN_SECS: u32 = 30;
 /// Tries to settle: an outage of the database that is longer costs a repeated message.
 const SETTLE_TRIES: u32 = 5;
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Sends a delivery, if it is due and nobody else does.
-pub async fn run(context: &Context, sender: &Sender, id: i64) {
+/// Sends a message to a webhook, if it is due and nobody else does. `false`: it is none.
+pub async fn run(context: &Context, sender: &Sender, id: i64) -> bool {
     let lease_secs = context.services.config.webhook.timeout_secs.get() + LEASE_MARGIN_SECS;
     let lease_secs = i32::try_from(lease_secs).unwrap_or(i32::MAX);
     let db = &context.services.db;
     let claimed = match deliveries::claim(db, id, &context.worker_id, lease_secs).await {
         Ok(Some(claimed)) => claimed,
-        Ok(None) => {
-            tracing::debug!(delivery.id = id, "nothing to send: a doubled or late ticket");
-            return;
-        }
+        Ok(None) => return false,
         // The scheduler writes a new ticket.
         Err(error) => {
             tracing::warn!(delivery.id = id, code = crate::db::sqlstate(&error), "cannot claim");
-            return;
+            return true;
         }
     };
     let outcome = send(context, sender, &claimed).await;
     for attempt in 1..=SETTLE_TRIES {
         match settle(context, &claimed, outcome).await {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(_) if attempt < SETTLE_TRIES => tokio::time::sleep(SETTLE_PAUSE).await,
             Err(error) => {
                 let code = crate::db::sqlstate(&error);
@@ -57,6 +55,7 @@ pub async fn run(context: &Context, sender: &Sender, id: i64) {
             }
         }
     }
+    true
 }
 
 async fn send(
@@ -92,7 +91,7 @@ async fn settle(
     let (current, label) = match outcome {
         Ok(status) => {
             let status = i16::try_from(status).unwrap_or(i16::MAX);
-            let current = deliveries::deliver(&mut tx, id, attempt, status).await?;
+            let current = deliveries::deliver(&mut tx, id, attempt, Some(status)).await?;
             (current, "delivered")
         }
         Err(failure) => {
@@ -147,19 +146,24 @@ fn pause(claimed: &ClaimedDelivery, failure: Failure) -> Option<Duration> {
     if failure == Failure::Gone {
         return None;
     }
-    let tries = usize::try_from(claimed.failed_attempts).unwrap_or(usize::MAX);
-    let pause = f64::from(*PAUSES_SECS.get(tries)?);
-    let pause = Duration::from_secs_f64(pause * (1.0 + JITTER * jitter(claimed)));
+    let pause = pause_after(claimed.failed_attempts, claimed.event_id, claimed.attempt)?;
     match failure {
         Failure::Status { retry_after: Some(asked), .. } => Some(pause.max(asked)),
         _ => Some(pause),
     }
 }
 
+/// The pause after so many failed attempts; `None`: there were enough.
+pub(super) fn pause_after(failed_attempts: i32, event_id: Uuid, attempt: i32) -> Option<Duration> {
+    let tries = usize::try_from(failed_attempts).unwrap_or(usize::MAX);
+    let pause = f64::from(*PAUSES_SECS.get(tries)?);
+    Some(Duration::from_secs_f64(pause * (1.0 + JITTER * jitter(event_id, attempt))))
+}
+
 /// Between 0 and 1, from what no two deliveries and no two attempts share.
-fn jitter(claimed: &ClaimedDelivery) -> f64 {
-    let [first, second, ..] = *claimed.event_id.as_bytes();
+fn jitter(event_id: Uuid, attempt: i32) -> f64 {
+    let [first, second, ..] = *event_id.as_bytes();
     let seed = u16::from_be_bytes([first, second]);
-    let attempt = u16::try_from(claimed.attempt).unwrap_or(u16::MAX);
+    let attempt = u16::try_from(attempt).unwrap_or(u16::MAX);
     f64::from(seed.wrapping_add(attempt.wrapping_mul(40_503))) / f64::from(u16::MAX)
 }

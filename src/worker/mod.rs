@@ -17,6 +17,7 @@ use ulid::Ulid;
 use crate::db::executions::Caps;
 use crate::db::queue_pauses;
 use crate::notify::Sender;
+use crate::notify::mail::Mailer;
 use crate::queue::{
     BackupTicket, DeliveryTicket, MaintenanceTicket, OccurrenceTicket, Queue, ReportTicket,
     RunTicket,
@@ -29,6 +30,7 @@ pub mod jobs;
 pub mod lifecycle;
 pub mod presence;
 pub mod reaper;
+pub mod report_delivery;
 
 /// apalis counts a process as gone after six missed beats of ten seconds. That only redelivers
 /// tickets; executions are rescued by lease and lock, much sooner.
@@ -105,7 +107,8 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
     tokio::spawn(gauges::run(context.clone(), ended.clone()));
     let grace = tokio::spawn(end_after_grace(context.clone(), shutdown.clone()));
     let sender = Sender::new(&services.config.webhook).context("make the client of webhooks")?;
-    let monitored = monitor(&context, &sender).run_with_signal(async move {
+    let mailer = Mailer::new(&services.config.email)?;
+    let monitored = monitor(&context, &sender, mailer).run_with_signal(async move {
         standstill.cancelled().await;
         Ok(())
     });
@@ -129,7 +132,7 @@ async fn end_after_grace(context: Context, shutdown: CancellationToken) {
     context.abort.cancel();
 }
 
-fn monitor(context: &Context, sender: &Sender) -> Monitor {
+fn monitor(context: &Context, sender: &Sender, mailer: Option<Mailer>) -> Monitor {
     let reports = storage::<ReportTicket>(context, Queue::Reports);
     let lifecycle = storage::<RunTicket>(context, Queue::Lifecycle);
     let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
@@ -194,6 +197,7 @@ fn monitor(context: &Context, sender: &Sender) -> Monitor {
                 .backend(deliveries.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
                 .data(for_deliveries.clone())
                 .data(sender.clone())
+                .data(mailer.clone())
                 .concurrency(DELIVERY_CONCURRENCY)
                 .parallelize(tokio::spawn)
                 .build(jobs::deliver::run)

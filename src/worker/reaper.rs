@@ -48,6 +48,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
 pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
     let rescued = rescue(context).await? + lifecycle::rescue(context).await?;
     end_left_behind(context).await?;
+    context.services.start_report_deliveries().await?;
     let reissued = reissue(context).await? + lifecycle::reissue(context).await?;
     let (pending, processing, cancelling, oldest) =
         executions::queue_depth(&context.services.db).await?;

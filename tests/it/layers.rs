@@ -97,6 +97,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("age", &["backup"]),
     ("tokio_cron_scheduler", &["scheduler"]),
     ("croner", &["calendar", "policy"]),
+    ("lettre", &["notify"]),
     ("ring", &["notify", "retention"]),
     ("aho_corasick", &["retention"]),
     ("clap", &["cli"]),

@@ -252,3 +252,44 @@ async fn a_schedule_that_cannot_work_is_refused_by_name() {
         setting.http.get(path, &setting.token).send().await.unwrap().json().await.unwrap();
     assert_eq!(next["times"].as_array().unwrap().len(), 2, "{next}");
 }
+
+#[tokio::test]
+async fn a_back_fill_fires_what_was_left_out_with_the_days_of_then() {
+    let setting = Setting::new().await;
+    let parameters = "[[parameter]]\nname = \"day\"\ntype = \"date\"\n";
+    setting.app.define_with("daily", parameters, "select :day as day").await;
+    let body = json!({"name": "daily", "report": "daily", "cron": "0 12 * * *",
+                      "parameters": {"day": "today - 1 day"}});
+    let (status, answer) = setting.create(&body).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let path = "/v1/schedules/daily/backfill";
+    let backfill = async |body: Value| {
+        let answer = setting.http.post(path, &setting.token, &body).send().await.unwrap();
+        (answer.status(), answer.json::<Value>().await.unwrap())
+    };
+    let range = json!({"from": "2026-03-01T12:00:00Z", "until": "2026-03-04T12:00:00Z"});
+    let (status, answer) = backfill(range.clone()).await;
+    assert_eq!((status, &answer["occurrences"]), (StatusCode::ACCEPTED, &json!(3)), "{answer}");
+    let _worker = setting.app.start_worker().await;
+    let occurrences = setting.settled("daily").await;
+    assert_eq!(occurrences.len(), 3, "none waits for another: {occurrences:#?}");
+    for (occurrence, day) in occurrences.iter().zip(["2026-03-02", "2026-03-01", "2026-02-28"]) {
+        let id = occurrence["execution_id"].as_i64().unwrap();
+        setting.app.wait_until(id, Status::Completed).await;
+        let file = String::from_utf8(setting.app.result(id).await).unwrap();
+        assert!(file.contains(day), "{day}: {file}");
+    }
+    // What has started something is not started again.
+    assert_eq!(backfill(range).await.1["occurrences"], 0);
+    for (body, pointer) in [
+        (json!({"from": "2026-03-01T12:00:00Z", "until": "2999-01-01T00:00:00Z"}), "/until"),
+        (json!({"from": "2026-03-01T12:00:00Z", "until": "2026-03-01T12:00:00Z"}), "/from"),
+        (json!({"from": "2020-01-01T12:00:00Z", "until": "2026-01-01T12:00:00Z"}), "/until"),
+        (json!({"from": "yesterday", "until": "2026-03-01T12:00:00Z"}), "/from"),
+        (json!({"until": "2026-03-01T12:00:00Z"}), "/from"),
+    ] {
+        let (status, answer) = backfill(body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+        assert_eq!(answer["errors"][0]["pointer"], pointer, "{answer}");
+    }
+}

@@ -222,8 +222,8 @@ async fn an_attempt_that_was_overtaken_changes_nothing() {
     assert_eq!(deliveries::take_back(&mut connection, 10).await.unwrap(), 1);
     let second = deliveries::claim(db, id, "two", 60).await.unwrap().unwrap();
     assert_eq!((first.attempt, second.attempt), (1, 2));
-    assert!(!deliveries::deliver(&mut connection, id, first.attempt, 204).await.unwrap());
-    assert!(deliveries::deliver(&mut connection, id, second.attempt, 204).await.unwrap());
+    assert!(!deliveries::deliver(&mut connection, id, first.attempt, Some(204)).await.unwrap());
+    assert!(deliveries::deliver(&mut connection, id, second.attempt, Some(204)).await.unwrap());
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use super::{EraseError, Eraser, People};
 use crate::db::audit::{self, Actor};
 use crate::db::executions;
+use crate::db::report_deliveries;
 use crate::store::execution_folder;
+use crate::store::key::copy_folder;
 
 /// Results that are expired between two looks.
 const BATCH: i64 = 100;
@@ -29,6 +31,9 @@ impl Eraser<'_> {
             }
             for result in due {
                 self.store.remove_folder(&execution_folder(result.created_at, result.id)).await?;
+                for folder in report_deliveries::copies_of(self.db, result.id).await? {
+                    self.store.remove_folder(&copy_folder(&folder, result.id)).await?;
+                }
                 let mut tx = self.db.begin().await?;
                 if executions::expire_now(&mut tx, result.id).await? {
                     let event = audit::Event {

@@ -58,6 +58,10 @@ async fn sweep(context: &Context) -> anyhow::Result<()> {
     if copied > 0 {
         tracing::info!(copied, "wrote copies of holds that were missing");
     }
+    let copies = context.services.sweep_copies().await?;
+    if copies > 0 {
+        tracing::info!(copies, "deleted copies of results that are gone");
+    }
     Ok(())
 }
 

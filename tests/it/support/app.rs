@@ -522,6 +522,7 @@ pub fn submission(parameters: Value, format: Format) -> Submission {
         presentation: Presentation::default(),
         idempotency_key: None,
         reuse: None,
+        as_of: None,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod receiver;
 pub mod s3;
+pub mod smtp;
 pub mod worker;
 
 use std::time::{Duration, Instant};

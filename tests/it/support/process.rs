@@ -139,6 +139,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         erasure,
         backup,
         webhook,
+        email,
         log,
     } = config;
     let secret = |secret: &Option<secrecy::SecretString>| {
@@ -202,6 +203,8 @@ fn environment(config: &Config) -> Vec<(String, String)> {
             (!webhook.allow_networks.is_empty()).then(|| LOOPBACK.to_owned()),
         ),
         ("WEBHOOK__TIMEOUT_SECS", Some(webhook.timeout_secs.to_string())),
+        ("EMAIL__URL", secret(&email.url)),
+        ("EMAIL__ATTACH_MAX_BYTES", Some(email.attach_max_bytes.to_string())),
         ("LOG__FILTER", Some(log.filter.clone())),
     ];
     let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
