@@ -784,7 +784,7 @@ async fn a_schedule_makes_and_proves_backups() {
         })
         .await;
     let fired = registrar::scheduler::tick(&app.services.db, &app.config.backup).await.unwrap();
-    assert_eq!(fired, 7, "five of housekeeping, a backup and a verification");
+    assert_eq!(fired, 9, "seven of housekeeping, a backup and a verification");
     let again = registrar::scheduler::tick(&app.services.db, &app.config.backup).await.unwrap();
     assert_eq!(again, 0, "each occurrence once");
     let worker = app.start_worker().await;

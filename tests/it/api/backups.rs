@@ -43,13 +43,15 @@ async fn backups_are_listed_and_proven_on_request() {
 async fn backups_are_for_those_who_may() {
     let app = TestApp::new().await;
     let http = app.http().await;
-    let (reader, admin) = (app.token("audit").await, app.token("admin").await);
+    let (nobody, auditor) = (app.token("lena").await, app.token("audit").await);
+    let admin = app.token("admin").await;
     let unknown = "/v1/backups/20200101T000000Z-00000000/verify";
     http.request(Method::GET, "/v1/backups").answer().await.problem(401, "unauthenticated");
-    http.get("/v1/backups", &reader).answer().await.problem(403, "forbidden");
+    http.get("/v1/backups", &nobody).answer().await.problem(403, "forbidden");
+    http.get("/v1/backups", &auditor).answer().await.json(200);
     let post = |path: &str, token: &str| http.request(Method::POST, path).bearer_auth(token);
-    post(unknown, &reader).answer().await.problem(403, "forbidden");
-    post("/v1/backups/..%2Fx/verify", &reader).answer().await.problem(403, "forbidden");
+    post(unknown, &auditor).answer().await.problem(403, "forbidden");
+    post("/v1/backups/..%2Fx/verify", &auditor).answer().await.problem(403, "forbidden");
     post(unknown, &admin).answer().await.problem(404, "not-found");
     post("/v1/backups/..%2Fx/verify", &admin).answer().await.problem(404, "not-found");
 }
