@@ -243,7 +243,8 @@ fn signals_reach_the_command_and_the_server_ends() {
 #[test]
 fn a_command_that_will_not_terminate_is_killed() {
     let place = Place::new();
-    let script = format!("{TELL}; trap '' TERM; while :; do sleep 1; done");
+    // Deaf before it tells, so that the signal cannot come between.
+    let script = format!("trap '' TERM; {TELL}; while :; do sleep 1; done");
     let (mut running, facts) = place.start_script(&[], &script);
 
     kill_process(running.pid(), Signal::TERM).unwrap();
