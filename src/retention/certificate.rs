@@ -3,7 +3,7 @@
 //! A certificate is written, with its audit row, in the transaction that ends what it tells of, and
 //! copied to the store afterwards; a copy that is missing because a process died is made by the
 //! next one. The chain shows a certificate that was changed, taken out or put in; the seal, made
-//! with a key that is not in the database, shows a chain that was made anew; and the [`head`],
+//! with a key that is not in the database, shows a chain that was made anew; and the `head`,
 //! which audit log and store remember each for itself, shows one whose end was cut off.
 //! [`verify`] compares all of it, the ledger, and what the database says today.
 //!
