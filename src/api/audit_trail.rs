@@ -10,13 +10,11 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::cursor;
 use super::extract::Authenticated;
+use super::page;
 use super::problem::Problem;
 use super::query::QueryReader;
 use crate::db::audit::{AuditFilter, AuditRow};
-use crate::service::audit_trail::MAX_PAGE;
 
-/// Rows on a page where the client does not say.
-const DEFAULT_PAGE: i64 = 50;
 /// Longest action or kind of a thing that is searched for, as its column is.
 const MAX_NAME_CHARS: usize = 100;
 
@@ -99,11 +97,7 @@ pub async fn search_audit(
         until: query.parse("until", instant),
         before: None,
     };
-    let limits = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &limits);
-    }
+    let limit = page::limit(&mut query);
     if let Some(text) = query.take("cursor") {
         filter.before = cursor::decode_any(&identity(&filter), &text);
         if filter.before.is_none() {
@@ -112,11 +106,7 @@ pub async fn search_audit(
     }
     query.finish()?;
     let mut rows = state.services.search_audit(&caller, &filter, limit + 1).await?;
-    let size = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > size;
-    rows.truncate(size);
-    let last = rows.last().filter(|_| more).map(|row| row.id);
-    let next = last.map(|last| next_page(&filter, limit, last));
+    let next = page::cut(&mut rows, limit).map(|last| next_page(&filter, limit, last.id));
     Ok(Json(AuditPage { entries: rows.into_iter().map(AuditEntry::from).collect(), next }))
 }
 

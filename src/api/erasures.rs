@@ -13,13 +13,10 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::error::ProblemKind;
 use super::extract::{Authenticated, ExecutionId, JsonObject};
+use super::page;
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
 use crate::db::erasures::{Erasure, Status, UnknownStatus};
-use crate::service::erasures::MAX_PAGE;
-
-/// Erasures on a page where the client does not say.
-const DEFAULT_PAGE: i64 = 50;
 
 /// The ending of a person's data.
 #[derive(Debug, Serialize, ToSchema)]
@@ -193,17 +190,10 @@ pub async fn list_erasures(
     let mut query = QueryReader::new(query.as_deref());
     let status: Option<Status> = query.parse("status", &UnknownStatus.to_string());
     let before: Option<i64> = query.parse("before", "must be the number of an erasure");
-    let limits = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &limits);
-    }
+    let limit = page::limit(&mut query);
     query.finish()?;
     let mut all = state.services.list_erasures(&caller, status, before, limit + 1).await?;
-    let size = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = all.len() > size;
-    all.truncate(size);
-    let next = all.last().filter(|_| more).map(|last| {
+    let next = page::cut(&mut all, limit).map(|last| {
         let status = status.map(|status| format!("status={status}&")).unwrap_or_default();
         format!("/v1/erasures?{status}limit={limit}&before={}", last.id)
     });

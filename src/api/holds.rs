@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::error::ProblemKind;
 use super::extract::{Authenticated, ExecutionId, JsonObject};
+use super::page;
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
 use super::submission::{field, pointer};
@@ -21,10 +22,6 @@ use crate::policy::Condition;
 use crate::retention::hold::Placement;
 use crate::retention::sql::TableName;
 use crate::service::holds::Reason;
-
-/// Most holds on a page, and what a page has where the client does not say.
-const MAX_PAGE: i64 = 200;
-const DEFAULT_PAGE: i64 = 50;
 
 /// What a hold is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -202,20 +199,13 @@ pub async fn list_holds(
     let in_force: Option<bool> = query.parse("in_force", "must be true or false");
     let table: Option<TableName> = query.parse("table", "must be the name of a table");
     let before: Option<i64> = query.parse("cursor", "must be from a page before");
-    let limits = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &limits);
-    }
+    let limit = page::limit(&mut query);
     query.finish()?;
     let table = table.map(|table| table.plain());
     let filter = HoldFilter { in_force, table_name: table.as_deref(), before };
     let mut rows = state.services.list_holds(&caller, filter, limit + 1).await?;
-    let size = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > size;
-    rows.truncate(size);
-    let last = rows.last().filter(|_| more).map(|row| row.id);
-    let next = last.map(|last| next_page(in_force, table.as_deref(), limit, last));
+    let next = page::cut(&mut rows, limit)
+        .map(|last| next_page(in_force, table.as_deref(), limit, last.id));
     Ok(Json(HoldPage { holds: rows.into_iter().map(HoldResource::from).collect(), next }))
 }
 

@@ -11,16 +11,13 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::cursor;
 use super::extract::Authenticated;
+use super::page;
 use super::problem::Problem;
 use super::query::QueryReader;
 use super::resources::{ExecutionResource, completed_example};
 use crate::db::executions::{Filter, Status, UnknownStatus};
 use crate::report::definition::Slug;
 use crate::service::Caller;
-use crate::service::executions::MAX_PAGE;
-
-/// Executions on a page where the client does not say.
-const DEFAULT_PAGE: i64 = 50;
 
 /// A page of executions.
 #[derive(Debug, Serialize, ToSchema)]
@@ -64,11 +61,8 @@ pub async fn list_executions(
 ) -> Result<Response, Problem> {
     let (filter, limit) = page_query(&caller, query.as_deref())?;
     let mut executions = state.services.list_executions(&caller, filter.clone(), limit + 1).await?;
-    let size = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = executions.len() > size;
-    executions.truncate(size);
-    let last = executions.last().filter(|_| more).map(|execution| execution.id);
-    let next = last.map(|last| next_page(&filter, &caller, limit, last));
+    let next =
+        page::cut(&mut executions, limit).map(|last| next_page(&filter, &caller, limit, last.id));
     let executions = executions.into_iter().map(ExecutionResource::from).collect();
     let link = next.as_ref().map(|path| format!("<{path}>; rel=\"next\""));
     let mut response = Json(ExecutionPage { executions, next }).into_response();
@@ -91,11 +85,7 @@ fn page_query(caller: &Caller, query: Option<&str>) -> Result<(Filter, i64), Pro
         slug: slug.map(|slug| slug.to_string()),
         before: None,
     };
-    let limits = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &limits);
-    }
+    let limit = page::limit(&mut query);
     if let Some(text) = query.take("cursor") {
         filter.before = cursor::decode(&filter, &text);
         if filter.before.is_none() {

@@ -46,6 +46,7 @@ mod limits;
 mod listing;
 mod openapi;
 mod operations;
+mod page;
 mod policies;
 mod prefer;
 mod problem;

@@ -1,6 +1,8 @@
 //! Query parameters, one by one: an unknown one, a repeated one or one that cannot be read is
 //! refused by name.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
@@ -63,6 +65,19 @@ impl QueryReader {
             self.refuse(name, "invalid", expected);
         }
         parsed
+    }
+
+    /// Takes a parameter and reads it as a number of a range; `default` where it is not given.
+    pub fn within<T>(&mut self, name: &'static str, default: T, range: RangeInclusive<T>) -> T
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let expected = format!("must be between {} and {}", range.start(), range.end());
+        let value = self.parse(name, &expected).unwrap_or(default);
+        if !range.contains(&value) {
+            self.refuse(name, "invalid", &expected);
+        }
+        value
     }
 
     /// Refuses a parameter for a reason of the handler's own.

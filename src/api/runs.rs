@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::error::ProblemKind;
 use super::extract::{Authenticated, ExecutionId, JsonObject, PathText};
+use super::page;
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
 use crate::retention::plan::Preview;
@@ -20,9 +21,6 @@ use crate::retention::run::{Run, RunExport, RunFilter, RunStatus, UnknownRunStat
 use crate::retention::sql::TableName;
 use crate::service::runs::RunDetail;
 
-/// Most runs on a page, and what a page has where the client does not say.
-const MAX_PAGE: i64 = 200;
-const DEFAULT_PAGE: i64 = 50;
 const SKIP: &str = "must be a number, 0 or more";
 
 /// What a run is started with.
@@ -156,7 +154,7 @@ pub async fn list_runs(
         status: query.parse("status", &UnknownRunStatus.to_string()),
         before: query.parse("before", "must be the number of a run"),
     };
-    let limit = page(&mut query);
+    let limit = page::limit(&mut query);
     query.finish()?;
     let runs = state.services.list_runs(&caller, &filter, limit).await?;
     Ok(Json(RunPage { runs }).into_response())
@@ -215,7 +213,7 @@ pub async fn list_exports(
     if skip < 0 {
         query.refuse("skip", "invalid", SKIP);
     }
-    let limit = page(&mut query);
+    let limit = page::limit(&mut query);
     query.finish()?;
     let exports = state.services.list_exports(&caller, id, skip, limit).await?;
     Ok(Json(ExportPage { exports }).into_response())
@@ -362,15 +360,6 @@ fn read<T: serde::de::DeserializeOwned>(
 ) -> Result<T, Problem> {
     // serde_json's own message can repeat what was given.
     serde_json::from_value(Value::Object(object)).map_err(|_| invalid(expected))
-}
-
-fn page(query: &mut QueryReader) -> i64 {
-    let limits = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &limits).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &limits);
-    }
-    limit
 }
 
 fn invalid(expected: &str) -> Problem {

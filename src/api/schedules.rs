@@ -504,11 +504,7 @@ pub async fn next_times(
     RawQuery(query): RawQuery,
 ) -> Result<Json<UpcomingTimes>, Problem> {
     let mut query = QueryReader::new(query.as_deref());
-    let expected = format!("must be between 1 and {MAX_UPCOMING}");
-    let count = query.parse("count", &expected).unwrap_or(DEFAULT_UPCOMING);
-    if !(1..=MAX_UPCOMING).contains(&count) {
-        query.refuse("count", "invalid", &expected);
-    }
+    let count = query.within("count", DEFAULT_UPCOMING, 1..=MAX_UPCOMING);
     query.finish()?;
     let upcoming = state.services.upcoming(&caller, &name, count).await?;
     let times = upcoming.times.into_iter().map(|due_at| UpcomingTime {

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::error::ProblemKind;
 use super::extract::{Authenticated, JsonObject, NameInPath};
+use super::page;
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
 use super::submission::{field, pointer};
@@ -21,11 +22,9 @@ use crate::db::deliveries::{BadDeliveryStatus, Delivery, DeliveryStatus};
 use crate::db::schedules::ScheduleName;
 use crate::db::webhooks::Webhook;
 use crate::service::webhooks::{
-    BadEventType, DeliveryFilter, EventType, MAX_PAGE, WebhookOrder, WebhookWithSecret,
+    BadEventType, DeliveryFilter, EventType, WebhookOrder, WebhookWithSecret,
 };
 
-/// What a page has where the client does not say.
-const DEFAULT_PAGE: i64 = 50;
 const NAME: &str = "must be 1 to 100 small letters, digits and single hyphens";
 
 /// A webhook to be made.
@@ -449,11 +448,7 @@ pub async fn list_deliveries(
     let mut query = QueryReader::new(query.as_deref());
     let status: Option<DeliveryStatus> = query.parse("status", &BadDeliveryStatus.to_string());
     let before: Option<i64> = query.parse("cursor", "must be from `next` of the page before");
-    let expected = format!("must be between 1 and {MAX_PAGE}");
-    let limit = query.parse("limit", &expected).unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        query.refuse("limit", "invalid", &expected);
-    }
+    let limit = page::limit(&mut query);
     query.finish()?;
     let filter = DeliveryFilter { status, before, limit };
     let found = state.services.list_deliveries(&caller, &name, filter).await?;

@@ -1,10 +1,7 @@
 //! Searching the audit: who did what to which thing, never with the values that rows had.
 
-use super::{Caller, Permission, ServiceError, Services};
+use super::{Caller, MAX_PAGE, Permission, ServiceError, Services};
 use crate::db::audit::{self, AuditFilter, AuditRow};
-
-/// Longest page.
-pub const MAX_PAGE: i64 = 200;
 
 impl Services {
     /// Lists audit rows, newest first. One more than [`MAX_PAGE`] may be asked for, so that a page

@@ -22,8 +22,6 @@ use crate::retention::keyring::{KeyError, Keyring};
 use crate::retention::ledger::{self, LedgerError, Step};
 use crate::retention::sql::{self, TableName};
 
-/// Most erasures on a page.
-pub const MAX_PAGE: i64 = 200;
 /// Days of grace where no policy says otherwise.
 const DEFAULT_GRACE_DAYS: u32 = 30;
 /// Longest key of a person, in characters.

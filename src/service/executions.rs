@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::sharing::{end_followers, reuse_key};
-use super::{Caller, Permission, ServiceError, Services};
+use super::{Caller, MAX_PAGE, Permission, ServiceError, Services};
 use crate::db::definitions::{self, StoredDefinition};
 use crate::db::executions::{
     self, BackendSignal, CancelRequest, Execution, Filter, NewExecution, Shareable, Status,
@@ -31,9 +31,6 @@ const UNSEEN_SUBMITS: i64 = 50;
 const QUEUE_UP_SECS: u32 = 15;
 /// How long the planner may take at a submit.
 const ESTIMATE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most executions on one page.
-pub const MAX_PAGE: i64 = 200;
-
 /// What a caller submits.
 #[derive(Debug, Clone)]
 pub struct Submission {

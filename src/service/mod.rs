@@ -58,6 +58,9 @@ pub struct Services {
     pub config: Arc<Config>,
 }
 
+/// Most entries on a page of a list.
+pub const MAX_PAGE: i64 = 200;
+
 /// Where reports are read: from the replica that the settings name, with the primary behind it.
 ///
 /// # Errors

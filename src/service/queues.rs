@@ -7,8 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::executions::MAX_PAGE;
-use super::{Caller, Permission, ServiceError, Services};
+use super::{Caller, MAX_PAGE, Permission, ServiceError, Services};
 use crate::db::executions::{Filter, Status};
 use crate::db::workers::{self, WorkerRow};
 use crate::db::{audit, queue_pauses};

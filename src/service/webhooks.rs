@@ -7,23 +7,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
-use super::{Caller, Permission, ServiceError, Services};
+use super::{Caller, MAX_PAGE, Permission, ServiceError, Services};
 use crate::db::audit;
 use crate::db::deliveries::{self, Delivery, DeliveryStatus};
 use crate::db::schedules::ScheduleName;
 use crate::db::webhooks::{self, Sealed, Webhook};
 use crate::notify::Secret;
 use crate::notify::address::Guard;
-use crate::retention::keyring::Keyring;
 
 /// Most webhooks of an installation: each event is stored once for each that asked for it.
 const MAX_WEBHOOKS: i64 = 100;
-/// Most deliveries on a page.
-pub const MAX_PAGE: i64 = 200;
 /// Most deliveries that are replayed at once.
 pub const MAX_REPLAYED: i64 = 10_000;
 
@@ -206,15 +202,11 @@ impl Services {
         name: &str,
         order: WebhookOrder,
     ) -> Result<Webhook, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         let (url, events) = self.check_order(order)?;
         webhooks::update(&mut tx, webhook.id, &url, &events).await?;
         record(&mut tx, caller, "webhook.updated", &webhook, json!({ "events": events })).await?;
-        let webhook = find(&mut tx, name).await?;
-        tx.commit().await?;
-        Ok(webhook)
+        commit_webhook(tx, name).await
     }
 
     /// Deletes a webhook, with what was delivered to it, and answers with what it was.
@@ -226,9 +218,7 @@ impl Services {
         caller: &Caller,
         name: &str,
     ) -> Result<Webhook, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         if webhooks::delete(&mut tx, webhook.id).await? {
             record(&mut tx, caller, "webhook.deleted", &webhook, json!({})).await?;
         }
@@ -246,15 +236,12 @@ impl Services {
         caller: &Caller,
         name: &str,
     ) -> Result<WebhookWithSecret, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         let (secret, sealed) = self.new_secret(name)?;
         let hours = i32::from(self.config.webhook.rotation_hours.get());
         webhooks::rotate(&mut tx, webhook.id, &sealed, hours).await?;
         record(&mut tx, caller, "webhook.secret_rotated", &webhook, json!({})).await?;
-        let webhook = find(&mut tx, name).await?;
-        tx.commit().await?;
+        let webhook = commit_webhook(tx, name).await?;
         Ok(WebhookWithSecret { webhook, secret: secret.reveal() })
     }
 
@@ -268,16 +255,12 @@ impl Services {
         caller: &Caller,
         name: &str,
     ) -> Result<Webhook, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         if webhooks::disable(&mut tx, webhook.id, "by_hand").await? {
             deliveries::fail_waiting(&mut tx, webhook.id).await?;
             record(&mut tx, caller, "webhook.disabled", &webhook, json!({})).await?;
         }
-        let webhook = find(&mut tx, name).await?;
-        tx.commit().await?;
-        Ok(webhook)
+        commit_webhook(tx, name).await
     }
 
     /// Enables a webhook. What happened meanwhile is not sent by itself: see
@@ -290,15 +273,11 @@ impl Services {
         caller: &Caller,
         name: &str,
     ) -> Result<Webhook, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         if webhooks::enable(&mut tx, webhook.id).await? {
             record(&mut tx, caller, "webhook.enabled", &webhook, json!({})).await?;
         }
-        let webhook = find(&mut tx, name).await?;
-        tx.commit().await?;
-        Ok(webhook)
+        commit_webhook(tx, name).await
     }
 
     /// Sends a message to try a webhook out, and returns the delivery's number.
@@ -306,9 +285,7 @@ impl Services {
     /// # Errors
     /// Forbidden, not found; [`ServiceError::Refused`] for one that is disabled.
     pub async fn ping_webhook(&self, caller: &Caller, name: &str) -> Result<i64, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         require_enabled(&webhook)?;
         let ping = EventType::WebhookPing.as_str();
         let data = json!({ "webhook": webhook.name });
@@ -348,9 +325,7 @@ impl Services {
         name: &str,
         delivery: Option<i64>,
     ) -> Result<u64, ServiceError> {
-        caller.require(Permission::WebhooksManage)?;
-        let mut tx = self.db.begin().await?;
-        let webhook = find(&mut tx, name).await?;
+        let (mut tx, webhook) = self.begin_webhook(caller, name).await?;
         if let Some(id) = delivery {
             match deliveries::status(&mut tx, webhook.id, id).await? {
                 None => return Err(ServiceError::NotFound { what: "delivery" }),
@@ -374,7 +349,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::Refused`]: the key is not set, or another one.
     pub fn open_secrets(&self, name: &str, sealed: &[Sealed]) -> Result<Vec<Secret>, ServiceError> {
-        let keyring = self.webhook_keys()?;
+        let keyring = self.keyring()?;
         let open = |sealed: &Sealed| {
             let bytes = keyring.open(&sealed.key_id, &about(name), &sealed.bytes)?;
             Secret::from_bytes(&bytes)
@@ -413,6 +388,17 @@ impl Services {
         Ok(())
     }
 
+    async fn begin_webhook(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<(Transaction<'static, Postgres>, Webhook), ServiceError> {
+        caller.require(Permission::WebhooksManage)?;
+        let mut tx = self.db.begin().await?;
+        let webhook = find(&mut tx, name).await?;
+        Ok((tx, webhook))
+    }
+
     fn check_order(&self, order: WebhookOrder) -> Result<(String, Vec<String>), ServiceError> {
         let WebhookOrder { url, events } = order;
         let config = &self.config.webhook;
@@ -429,18 +415,11 @@ impl Services {
     }
 
     fn new_secret(&self, name: &str) -> Result<(Secret, Sealed), ServiceError> {
-        let keyring = self.webhook_keys()?;
+        let keyring = self.keyring()?;
         let secret = Secret::generate()
             .ok_or_else(|| ServiceError::Internal(anyhow::anyhow!("no random bits")))?;
         let bytes = keyring.active().seal(&about(name), secret.as_bytes())?;
         Ok((secret, Sealed { key_id: keyring.active_id().to_owned(), bytes }))
-    }
-
-    /// The keys of erasures: what seals outside the database is in one place, to be kept once.
-    fn webhook_keys(&self) -> Result<Keyring, ServiceError> {
-        let config = &self.config.erasure;
-        let keys = config.keys.iter().map(|(id, key)| (id.as_str(), key.expose_secret()));
-        Ok(Keyring::new(&config.active_key, keys)?)
     }
 }
 
@@ -465,6 +444,16 @@ fn require_enabled(webhook: &Webhook) -> Result<(), ServiceError> {
 
 async fn find(connection: &mut PgConnection, name: &str) -> Result<Webhook, ServiceError> {
     webhooks::find(connection, name).await?.ok_or(ServiceError::NotFound { what: "webhook" })
+}
+
+/// Commits what was changed, and answers with the webhook as it is now.
+async fn commit_webhook(
+    mut tx: Transaction<'static, Postgres>,
+    name: &str,
+) -> Result<Webhook, ServiceError> {
+    let webhook = find(&mut tx, name).await?;
+    tx.commit().await?;
+    Ok(webhook)
 }
 
 async fn record(
