@@ -9,7 +9,9 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use chrono::{
+    DateTime, LocalResult, NaiveDate, NaiveDateTime, SubsecRound, TimeDelta, TimeZone, Utc,
+};
 use chrono_tz::Tz;
 use croner::Cron;
 
@@ -116,7 +118,9 @@ impl Calendar {
 
     /// The next match on a clock that knows no changes.
     fn next_on_wall(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
-        let next = self.cron.find_next_occurrence(&wall.and_utc(), false).ok()?;
+        // croner keeps a fraction of a second: two who ask would be told two due times.
+        let whole = wall.trunc_subsecs(0).and_utc();
+        let next = self.cron.find_next_occurrence(&whole, false).ok()?;
         Some(next.naive_utc())
     }
 
@@ -217,6 +221,15 @@ mod tests {
             from(&kolkata, "2026-01-01T00:00:00Z", 2),
             ["2026-01-01T00:45Z", "2026-01-01T01:45Z"]
         );
+    }
+
+    #[test]
+    fn a_due_time_is_the_same_whenever_one_asks() {
+        let hourly = calendar("0 * * * *", "Africa/Harare");
+        for asked in ["03:00:00", "03:00:00.000001", "03:59:59.123456", "03:59:59.999999"] {
+            let due = hourly.after(at(&format!("2026-03-01T{asked}Z")));
+            assert_eq!(due, Some(at("2026-03-01T04:00:00Z")), "{asked}");
+        }
     }
 
     #[test]

@@ -222,10 +222,6 @@ pub struct BackupConfig {
     pub tools_dir: Option<PathBuf>,
     /// Server for verifications instead of a private one.
     pub verify_server_url: Option<SecretString>,
-    /// Hours between scheduled backups; 0 is none.
-    pub every_hours: u32,
-    /// Hours between scheduled verifications; 0 is none.
-    pub verify_every_hours: u32,
     /// Longest wait of a migration for a lock.
     pub migration_lock_timeout_secs: NonZeroU32,
     /// How often a migration is tried that others are in the way of.
@@ -234,7 +230,8 @@ pub struct BackupConfig {
     pub keep: KeepConfig,
 }
 
-/// `[backup.keep]`: how many periods of each length keep their last backup.
+/// `[backup.keep]`, of backups that no policy asked for: how many periods of each length keep their
+/// last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepConfig {

@@ -17,9 +17,13 @@ use sqlx::PgConnection;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::error::BackupError;
-use super::manifest::{BackupId, Deleting, FORMAT, Manifest, Pin, Started, Use, Verification};
+use super::manifest::{
+    BackupId, Deleting, FORMAT, LedgerPosition, Manifest, Pin, Started, Use, Verification,
+};
 use crate::store::key::{BACKUPS, backup_folder};
-use crate::store::{BackupFile, ObjectKey, ObjectPath, Store, StoreError};
+use crate::store::{
+    BackupFile, HOLD_FOLDER, LEDGER_FOLDER, ObjectKey, ObjectPath, Store, StoreError,
+};
 
 /// Manifests read at once.
 const READS_IN_FLIGHT: usize = 8;
@@ -253,6 +257,15 @@ pub(super) async fn identity(connection: &mut PgConnection) -> Result<String, Ba
     .fetch_one(connection)
     .await
     .map_err(BackupError::database("read the database's identity"))
+}
+
+/// How far the ledger is.
+///
+/// # Errors
+/// [`BackupError::Store`]
+pub async fn ledger_position(store: &Store) -> Result<LedgerPosition, BackupError> {
+    let (erasures, holds) = (store.list(LEDGER_FOLDER).await?, store.list(HOLD_FOLDER).await?);
+    Ok(LedgerPosition { erasures: erasures.len(), holds: holds.len() })
 }
 
 /// The database's time.

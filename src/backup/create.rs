@@ -37,8 +37,8 @@ pub struct CreateOptions {
     pub compression: Compression,
     /// Folder with `pg_dump`; without it that is searched.
     pub tools_dir: Option<std::path::PathBuf>,
-    /// How far the ledger of erasures is.
-    pub ledger_position: Option<String>,
+    /// The policy that asks for it.
+    pub policy: Option<String>,
 }
 
 /// Makes a backup of `database` in `store`. On an error nothing is left that looks like one; what
@@ -113,6 +113,7 @@ impl Making<'_> {
         source: Source,
     ) -> Result<Manifest, BackupError> {
         let begun = Instant::now();
+        let ledger = catalog::ledger_position(self.store).await?;
         let mut tx = connection
             .begin_with("begin isolation level repeatable read read only")
             .await
@@ -160,7 +161,8 @@ impl Making<'_> {
                 total_ms: millis(begun.elapsed()),
             },
             tables,
-            ledger_position: self.options.ledger_position.clone(),
+            policy: self.options.policy.clone(),
+            ledger,
         };
         catalog::put_json(self.store, self.id, BackupFile::Manifest, &manifest).await?;
         Ok(manifest)

@@ -3,9 +3,10 @@
 //! Each tier keeps the last backup of each of its newest periods (a day, an ISO week, a month, a
 //! year, in UTC) until it has as many as it is given. While a tier is not full it also keeps the
 //! oldest backup of all, so that the history reaches back as far as it can from the first day.
-//! What the last verification found bad fills no tier.
+//! What the last verification found bad fills no tier. Backups of one policy are decided on by its
+//! tiers and without regard to others; those of none, by the settings'.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Serialize;
@@ -29,6 +30,25 @@ pub struct Candidate {
     pub pins: Vec<String>,
     /// Whether somebody reads it.
     pub in_use: bool,
+    /// The policy that asked for it.
+    pub policy: Option<String>,
+}
+
+/// How many are kept.
+#[derive(Debug, Clone)]
+pub struct Tiers {
+    /// Of backups that no policy asked for, or one that is gone.
+    pub settings: KeepConfig,
+    /// Of those of a policy.
+    pub policies: BTreeMap<String, KeepConfig>,
+    /// Only backups of this policy are decided on.
+    pub only: Option<String>,
+}
+
+impl From<KeepConfig> for Tiers {
+    fn from(settings: KeepConfig) -> Self {
+        Self { settings, policies: BTreeMap::new(), only: None }
+    }
 }
 
 impl Candidate {
@@ -41,6 +61,7 @@ impl Candidate {
             pre_migration: entry.manifest.purpose == Purpose::PreMigration,
             pins: entry.pins.iter().map(|pin| pin.name.clone()).collect(),
             in_use: entry.is_in_use(now),
+            policy: entry.manifest.policy.clone(),
         }
     }
 }
@@ -162,6 +183,27 @@ impl Decision {
 }
 
 /// Decides about every backup, the oldest first.
+pub fn plan_all(candidates: &[Candidate], tiers: &Tiers, now: DateTime<Utc>) -> Vec<Decision> {
+    let known = |candidate: &Candidate| {
+        candidate.policy.clone().filter(|policy| tiers.policies.contains_key(policy))
+    };
+    let mut groups: BTreeMap<Option<String>, Vec<Candidate>> = BTreeMap::new();
+    for candidate in candidates {
+        groups.entry(known(candidate)).or_default().push(candidate.clone());
+    }
+    let mut decisions = Vec::with_capacity(candidates.len());
+    for (policy, group) in groups {
+        if tiers.only.is_some() && tiers.only != policy {
+            continue;
+        }
+        let keep = policy.and_then(|policy| tiers.policies.get(&policy).copied());
+        decisions.extend(plan(&group, keep.unwrap_or(tiers.settings), now));
+    }
+    decisions.sort_by(|a, b| a.id.cmp(&b.id));
+    decisions
+}
+
+/// Decides about the backups of one policy.
 pub fn plan(candidates: &[Candidate], keep: KeepConfig, now: DateTime<Utc>) -> Vec<Decision> {
     let mut ordered: Vec<&Candidate> = candidates.iter().collect();
     ordered.sort_by_key(|candidate| (candidate.taken_at, candidate.id.clone()));

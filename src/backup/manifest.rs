@@ -104,9 +104,21 @@ pub struct Manifest {
     pub timings: Timings,
     /// Rows and checksums of the snapshot.
     pub tables: Vec<Table>,
-    /// How far the ledger of erasures was, as whoever asked for the backup told.
+    /// The policy that asked for it; none: a person or a migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ledger_position: Option<String>,
+    pub policy: Option<String>,
+    /// How far the ledger was just before the snapshot: a restore must find no less of it.
+    #[serde(default)]
+    pub ledger: LedgerPosition,
+}
+
+/// How many objects the ledger had. They are never deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerPosition {
+    /// Of erasures.
+    pub erasures: usize,
+    /// Of holds.
+    pub holds: usize,
 }
 
 /// Why a backup was made.

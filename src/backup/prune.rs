@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use super::catalog::{self, Catalog};
 use super::error::BackupError;
-use super::keep::{self, Candidate, Decision};
+use super::keep::{self, Candidate, Decision, Tiers};
 use super::manifest::{BackupId, Deleting};
-use crate::config::KeepConfig;
 use crate::store::key::backup_folder;
 use crate::store::{BackupFile, ObjectKey, Store};
 
@@ -39,13 +38,13 @@ pub struct Pruned {
 /// The catalog cannot be read. That something could not be deleted is in [`Pruned::failed`].
 pub async fn prune(
     store: &Store,
-    keep: KeepConfig,
+    tiers: &Tiers,
     now: DateTime<Utc>,
     dry_run: bool,
 ) -> Result<Pruned, BackupError> {
     let Catalog { entries, deleting, unfinished: _, unreadable } = catalog::read(store).await?;
     let candidates: Vec<_> = entries.iter().map(|entry| Candidate::new(entry, now)).collect();
-    let decisions = keep::plan(&candidates, keep, now);
+    let decisions = keep::plan_all(&candidates, tiers, now);
     let mut pruned = Pruned { unreadable, dry_run, ..Pruned::default() };
     if !dry_run {
         for (id, state) in deleting {

@@ -35,12 +35,15 @@ pub struct BackupCommand {
 enum BackupVerb {
     /// Make a backup: pg_dump, compressed and encrypted, straight into the store
     #[command(
-        after_help = "Examples:\n  registrar backup create\n  registrar backup create --verify"
+        after_help = "Examples:\n  registrar backup create --verify\n  registrar backup create --policy back-up-nightly"
     )]
     Create {
         /// Store it without encryption: whoever reads the store reads the database
         #[arg(long)]
         plain: bool,
+        /// As this policy of jobs/ says, whose backup it then is
+        #[arg(long, value_name = "NAME", conflicts_with = "plain")]
+        policy: Option<String>,
         /// Restore it into a scratch database at once and compare
         #[arg(long)]
         verify: bool,
@@ -242,11 +245,23 @@ fn refused(error: anyhow::Error) -> anyhow::Result<ExitCode> {
 async fn with_services(services: &Services, verb: BackupVerb) -> anyhow::Result<ExitCode> {
     let actor = Actor::system();
     match verb {
-        BackupVerb::Create { plain, verify, scratch, json } => {
-            let tools_dir = tools_dir(scratch.postgres_bin.as_ref());
-            let config = &services.config.backup;
-            let options = create_options(config, Purpose::Manual, plain, tools_dir)?;
-            let manifest = services.create_backup(&actor, &options).await?;
+        BackupVerb::Create { plain, policy, verify, scratch, json } => {
+            let manifest = match policy {
+                Some(name) => {
+                    let made = services.back_up_by_policy(&actor, &name, Purpose::Manual).await?;
+                    let Some(manifest) = made else {
+                        note(format!("The backup of {name} before this one is not finished."));
+                        return Ok(ExitCode::from(REFUSED));
+                    };
+                    manifest
+                }
+                None => {
+                    let tools_dir = tools_dir(scratch.postgres_bin.as_ref());
+                    let config = &services.config.backup;
+                    let options = create_options(config, Purpose::Manual, plain, tools_dir)?;
+                    services.create_backup(&actor, &options).await?
+                }
+            };
             tell_created(&manifest, json && !verify)?;
             if verify {
                 let outcome =

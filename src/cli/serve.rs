@@ -148,10 +148,9 @@ pub async fn run_parts(
     }
     if parts.contains(&Part::Scheduler) {
         let (db, shutdown) = (services.db.clone(), shutdown.clone());
-        let backup = services.config.backup.clone();
         let ended = shutdown.clone().drop_guard();
         others.spawn(async move {
-            let ran = scheduler::run(db, backup, shutdown).await;
+            let ran = scheduler::run(db, shutdown).await;
             drop(ended);
             ran
         });

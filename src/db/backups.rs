@@ -15,6 +15,10 @@ pub struct BackupRow {
     pub finished_at: DateTime<Utc>,
     /// `manual`, `scheduled` or `pre-migration`.
     pub purpose: String,
+    /// `pg_dump` or `pgbackrest`.
+    pub engine: String,
+    /// The policy that asked for it.
+    pub policy: Option<String>,
     /// The database.
     pub database_name: String,
     /// Version of its server.
@@ -64,7 +68,7 @@ pub struct Summary {
 /// The database's.
 pub async fn list(pool: &PgPool) -> Result<Vec<BackupRow>, sqlx::Error> {
     sqlx::query_as(
-        "select id, taken_at, finished_at, purpose, database_name, server_version, schema_version,
+        "select id, taken_at, finished_at, purpose, engine, policy, database_name, server_version, schema_version,
                 size_bytes, dump_bytes, row_count, duration_ms, encrypted, pins, verified_at,
                 verified_good, verify_duration_ms, verify_problem
            from backups
@@ -83,8 +87,9 @@ pub async fn put(connection: &mut PgConnection, row: &BackupRow) -> Result<(), s
         "insert into backups
                 (id, taken_at, finished_at, purpose, database_name, server_version, schema_version,
                  size_bytes, dump_bytes, row_count, duration_ms, encrypted, pins, verified_at,
-                 verified_good, verify_duration_ms, verify_problem)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                 verified_good, verify_duration_ms, verify_problem, engine, policy)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                 $19)
          on conflict (id) do update
             set pins = excluded.pins, verified_at = excluded.verified_at,
                 verified_good = excluded.verified_good,
@@ -108,6 +113,8 @@ pub async fn put(connection: &mut PgConnection, row: &BackupRow) -> Result<(), s
     .bind(row.verified_good)
     .bind(row.verify_duration_ms)
     .bind(&row.verify_problem)
+    .bind(&row.engine)
+    .bind(&row.policy)
     .execute(connection)
     .await?;
     Ok(())

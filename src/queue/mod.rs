@@ -102,12 +102,22 @@ pub struct OccurrenceTicket {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
 pub enum BackupTicket {
-    /// Makes a backup, and deletes those that have expired.
-    Create,
+    /// Makes a backup, and deletes those of the policy that have expired.
+    Create {
+        /// The policy.
+        policy: String,
+    },
     /// Proves a backup by restoring it.
     Verify {
-        /// Which one; none: the newest.
+        /// Which one; none: the newest of the policy.
         backup_id: Option<String>,
+        /// The policy.
+        policy: Option<String>,
+    },
+    /// Deletes backups of a policy that have expired.
+    Prune {
+        /// The policy.
+        policy: String,
     },
 }
 

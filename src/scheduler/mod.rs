@@ -13,11 +13,10 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::BackupConfig;
 use crate::db::deliveries;
 use crate::db::report_deliveries;
 use crate::db::schedules::{self, Schedule};
-use crate::queue::{self, BackupTicket, MaintenanceTicket, OccurrenceTicket};
+use crate::queue::{self, MaintenanceTicket, OccurrenceTicket};
 
 mod due;
 
@@ -50,16 +49,12 @@ const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 7] = [
 ///
 /// # Errors
 /// When the ticker cannot be started.
-pub async fn run(
-    db: PgPool,
-    backup: BackupConfig,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(db: PgPool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut ticker = JobScheduler::new().await.context("make the ticker")?;
     let job = Job::new_repeated_async(TICK, move |_, _| {
-        let (db, backup) = (db.clone(), backup.clone());
+        let db = db.clone();
         Box::pin(async move {
-            if let Err(error) = tick(&db, &backup).await {
+            if let Err(error) = tick(&db).await {
                 tracing::warn!(%error, "cannot look at the schedules");
             }
         })
@@ -77,8 +72,8 @@ pub async fn run(
 ///
 /// # Errors
 /// The database's.
-pub async fn tick(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Error> {
-    let mut fired = start_housekeeping(db, backup).await?;
+pub async fn tick(db: &PgPool) -> Result<usize, sqlx::Error> {
+    let mut fired = start_housekeeping(db).await?;
     while fired < MAX_FIRED_PER_TICK {
         match fire_one(db).await? {
             Some(count) => fired += count.max(1),
@@ -88,37 +83,16 @@ pub async fn tick(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Err
     Ok(fired)
 }
 
-/// Work that comes round in periods of so many seconds.
-enum Periodic {
-    Maintenance(MaintenanceTicket),
-    Backup(BackupTicket),
-}
-
 /// Takes every period that has begun and that nobody has taken, in one statement, because most
 /// ticks find none; and writes lost tickets anew. One transaction, each second, on each scheduler.
-async fn start_housekeeping(db: &PgPool, backup: &BackupConfig) -> Result<usize, sqlx::Error> {
-    let hours = |hours: u32| f64::from(hours) * 3_600.0;
-    let verify = BackupTicket::Verify { backup_id: None };
-    let backups = [
-        ("backup.create", Periodic::Backup(BackupTicket::Create), hours(backup.every_hours)),
-        ("backup.verify", Periodic::Backup(verify), hours(backup.verify_every_hours)),
-    ];
-    let periodic: Vec<_> = HOUSEKEEPING
-        .into_iter()
-        .map(|(name, ticket, secs)| (name, Periodic::Maintenance(ticket), f64::from(secs)))
-        .chain(backups)
-        // 0 hours: not by a schedule.
-        .filter(|(_, _, every_secs)| *every_secs > 0.0)
-        .collect();
-    let names: Vec<_> = periodic.iter().map(|(name, _, _)| *name).collect();
-    let every_secs: Vec<_> = periodic.iter().map(|(_, _, secs)| *secs).collect();
+async fn start_housekeeping(db: &PgPool) -> Result<usize, sqlx::Error> {
+    let names = HOUSEKEEPING.map(|(name, _, _)| name);
+    let every_secs = HOUSEKEEPING.map(|(_, _, secs)| f64::from(secs));
     let mut tx = begin(db).await?;
     let taken = schedules::take_periods(&mut tx, &names, &every_secs).await?;
-    for (_, work, _) in periodic.iter().filter(|(name, _, _)| taken.iter().any(|t| t == name)) {
-        match work {
-            Periodic::Maintenance(ticket) => queue::enqueue_maintenance(&mut tx, *ticket).await?,
-            Periodic::Backup(ticket) => queue::enqueue_backup(&mut tx, ticket).await?,
-        }
+    for (_, ticket, _) in HOUSEKEEPING.iter().filter(|(name, _, _)| taken.iter().any(|t| t == name))
+    {
+        queue::enqueue_maintenance(&mut tx, *ticket).await?;
     }
     reissue(&mut tx).await?;
     send_due(&mut tx).await?;

@@ -9,10 +9,11 @@ use secrecy::SecretString;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
+use super::backup_policies::tiers;
 use super::webhooks::EventType;
 use super::{Caller, Permission, ServiceError, Services};
 use crate::backup::create::application;
-use crate::backup::keep::{Candidate, Decision, plan};
+use crate::backup::keep::{Candidate, Decision, Tiers, plan_all};
 use crate::backup::manifest::Purpose;
 use crate::backup::prune::Pruned;
 use crate::backup::seal::{Compression, Encryption, Identities};
@@ -79,8 +80,7 @@ pub fn create_options(
         encryption: Encryption::from_settings(config, plain)?,
         compression: Compression { kind: config.compression, level: config.compression_level },
         tools_dir: tools_dir.or_else(|| config.tools_dir.clone()),
-        // The replay after a restore reads the whole ledger: it needs no position to begin at.
-        ledger_position: None,
+        policy: None,
     })
 }
 
@@ -170,30 +170,6 @@ impl Services {
         Ok(told.publish(&mut connection).await?)
     }
 
-    /// Makes a backup as the settings say.
-    ///
-    /// # Errors
-    /// As [`Services::create_backup`].
-    pub async fn create_scheduled_backup(&self) -> Result<Manifest, ServiceError> {
-        let options = create_options(&self.config.backup, Purpose::Scheduled, false, None)?;
-        self.create_backup(&Actor::system(), &options).await
-    }
-
-    /// Proves the backup of this number, or the newest, as the settings say.
-    ///
-    /// # Errors
-    /// As [`Services::verify_backup`].
-    pub async fn verify_named_backup(
-        &self,
-        id: Option<&str>,
-    ) -> Result<Verification, ServiceError> {
-        let id = match id {
-            Some(id) => id.parse().map_err(|_| BackupError::NotFound(id.to_owned()))?,
-            None => catalog::newest(&self.store).await?,
-        };
-        self.verify_backup(&Actor::system(), &id, VerifyOptions::default()).await
-    }
-
     /// Lists the backups. `refresh` asks the store and fills the table anew.
     ///
     /// # Errors
@@ -208,7 +184,8 @@ impl Services {
         let rows = backups::list(&self.db).await?;
         let now = self.database_now().await?;
         let candidates: Vec<_> = rows.iter().filter_map(candidate).collect();
-        let decisions = plan(&candidates, self.config.backup.keep, now);
+        let tiers = tiers(&self.policies().await?, &self.config.backup);
+        let decisions = plan_all(&candidates, &tiers, now);
         let why = |id: &str| -> Vec<String> {
             let decision = decisions.iter().find(|decision: &&Decision| decision.id.as_str() == id);
             decision.map_or_else(Vec::new, |d| d.keep.iter().map(|reason| reason.told()).collect())
@@ -250,9 +227,18 @@ impl Services {
         actor: &Actor,
         dry_run: bool,
     ) -> Result<Pruned, ServiceError> {
+        let tiers = tiers(&self.policies().await?, &self.config.backup);
+        self.prune_with(actor, &tiers, dry_run).await
+    }
+
+    pub(super) async fn prune_with(
+        &self,
+        actor: &Actor,
+        tiers: &Tiers,
+        dry_run: bool,
+    ) -> Result<Pruned, ServiceError> {
         let now = self.database_now().await?;
-        let pruned =
-            backup::prune::prune(&self.store, self.config.backup.keep, now, dry_run).await?;
+        let pruned = backup::prune::prune(&self.store, tiers, now, dry_run).await?;
         if !dry_run {
             self.refresh_backups().await?;
             let failed: Vec<_> = pruned.failed.iter().map(|(id, _)| id).collect();
@@ -320,7 +306,8 @@ impl Services {
         if !backups::exists(&mut tx, id.as_str()).await? {
             return Err(ServiceError::NotFound { what: "backup" });
         }
-        let ticket = BackupTicket::Verify { backup_id: Some(id.as_str().to_owned()) };
+        let backup_id = Some(id.as_str().to_owned());
+        let ticket = BackupTicket::Verify { backup_id, policy: None };
         queue::enqueue_backup(&mut tx, &ticket).await?;
         let event = audit::Event {
             action: "backup.verification_requested",
@@ -397,6 +384,8 @@ fn row(entry: &Entry) -> BackupRow {
         taken_at: manifest.snapshot.taken_at,
         finished_at: manifest.finished_at,
         purpose: manifest.purpose.name().to_owned(),
+        engine: "pg_dump".to_owned(),
+        policy: manifest.policy.clone(),
         database_name: manifest.database.name.clone(),
         server_version: manifest.database.server_version.clone(),
         schema_version: manifest.database.schema_version,
@@ -422,6 +411,7 @@ fn candidate(row: &BackupRow) -> Option<Candidate> {
         pre_migration: row.purpose == Purpose::PreMigration.name(),
         pins: row.pins.clone(),
         in_use: false,
+        policy: row.policy.clone(),
     })
 }
 
@@ -519,8 +509,16 @@ async fn replay_holds(restored: Restored) -> Result<String, ServiceError> {
 
 /// Erases again whoever the ledger says was erased: a backup from before brings them back.
 async fn replay_ledger(restored: Restored) -> Result<String, ServiceError> {
-    let Restored { db, store, config, manifest: _ } = &restored;
+    let Restored { db, store, config, manifest } = &restored;
     let entries = store.list(LEDGER_FOLDER).await?.len();
+    let at_backup = manifest.ledger.erasures;
+    if entries < at_backup {
+        let told = format!(
+            "the ledger in this store has {entries} entries and had {at_backup} when the backup was \
+             made: bring back what is missing, then `registrar erasure replay`"
+        );
+        return Err(ServiceError::refused("ledger_incomplete", told));
+    }
     if entries == 0 {
         return Ok("the ledger of erasures is empty".to_owned());
     }

@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SKEW_TO_MENTION: TimeDelta = TimeDelta::seconds(2);
 /// Clocks that differ by this break signatures and leases: S3 refuses requests at 15 minutes.
 const SKEW_TO_FAIL: TimeDelta = TimeDelta::minutes(5);
-/// A backup or a proof this many times as old as its period is late.
-const BACKUP_PATIENCE: f64 = 2.0;
+/// The newest backup should not be older than this, nor the newest proof of one: as in the alerts.
+const OLD_BACKUP_HOURS: f64 = 48.0;
+const OLD_PROOF_HOURS: f64 = 192.0;
 /// Less free disk than this is worth a look.
 const SCRATCH_MIB: u64 = 1_024;
 /// Where results are uploaded to.
@@ -219,10 +220,7 @@ impl Services {
             return failed("the backups cannot be read: is the schema up to date?");
         };
         let age_hours = |at: Option<f64>| at.map(|at| (now.timestamp() as f64 - at) / 3_600.0);
-        let behind = |at: Option<f64>, every_hours: u32| {
-            every_hours > 0
-                && age_hours(at).is_none_or(|age| age > BACKUP_PATIENCE * f64::from(every_hours))
-        };
+        let is_old = |at: Option<f64>, hours: f64| age_hours(at).is_some_and(|age| age > hours);
         let told = |at| age_hours(at).map_or("never".to_owned(), |age| format!("{age:.0} h ago"));
         let found = format!(
             "{} backups; the newest was made {}, one was last proven {}",
@@ -230,11 +228,11 @@ impl Services {
             told(known.last_success),
             told(known.last_verified)
         );
-        let settings = &self.config.backup;
-        if behind(known.last_success, settings.every_hours) {
-            warning(format!("{found}: one is due every {} h", settings.every_hours))
-        } else if behind(known.last_verified, settings.verify_every_hours) {
-            warning(format!("{found}: a proof is due every {} h", settings.verify_every_hours))
+        // Whether one was ever due is the policies' to say: see `examine_policies`.
+        if is_old(known.last_success, OLD_BACKUP_HOURS) {
+            warning(format!("{found}: none for {OLD_BACKUP_HOURS:.0} h"))
+        } else if is_old(known.last_verified, OLD_PROOF_HOURS) {
+            warning(format!("{found}: none was proven for {OLD_PROOF_HOURS:.0} h"))
         } else {
             ok(found)
         }

@@ -1,17 +1,20 @@
-//! Runs of policies that their schedules ask for.
+//! Runs and backups of policies that their schedules ask for.
 //!
 //! Each due time is a unique row of `schedule_occurrences`, taken in the transaction that stores
-//! the run, so that of many workers one starts it. A run does all that has become due, however many
-//! times were missed: the latest one is enough, also where the policy says `all`.
+//! the run or its ticket, so that of many workers one starts it. A run does all that has become
+//! due, however many times were missed: the latest one is enough, also where the policy says `all`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
+use sqlx::PgConnection;
 
+use super::backup_policies::ticket;
 use super::runs::{push_ticket, record};
 use super::{Caller, ServiceError, Services};
 use crate::calendar::Calendar;
 use crate::db::schedules;
 use crate::policy::{ApprovalRule, CatchUp, Kind, Overlap, Policy, Schedule};
+use crate::queue;
 use crate::retention::run::{self, NewRun, Origin};
 
 /// An occurrence this late has been missed.
@@ -33,11 +36,20 @@ impl Services {
         let policies = self.policies().await?;
         let mut started = 0;
         for policy in policies.policies.values().filter(|policy| policy.enabled) {
-            if let Some(schedule) = self.schedule_of_runs(policy)
-                && self.start_if_due(policy, schedule).await?
-            {
-                started += 1;
-            }
+            let Some(schedule) = self.schedule_of_starts(policy) else { continue };
+            let is_started = match ticket(policy) {
+                Some(ticket) => {
+                    let mut tx = self.db.begin().await?;
+                    let is_due = take_due(&mut tx, policy, schedule).await?.is_some();
+                    if is_due {
+                        queue::enqueue_backup(&mut tx, &ticket).await?;
+                    }
+                    tx.commit().await?;
+                    is_due
+                }
+                None => self.start_if_due(policy, schedule).await?,
+            };
+            started += usize::from(is_started);
         }
         Ok(started)
     }
@@ -52,7 +64,7 @@ impl Services {
         let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&self.db).await?;
         let mut behind = Vec::new();
         for policy in policies.policies.values().filter(|policy| policy.enabled) {
-            let Some(schedule) = self.schedule_of_runs(policy) else { continue };
+            let Some(schedule) = self.schedule_of_starts(policy) else { continue };
             let occurrences = format!("policy.{}", policy.name);
             let Some(last) = schedules::latest_occurrence(&self.db, &occurrences).await? else {
                 continue;
@@ -65,20 +77,20 @@ impl Services {
         Ok(behind)
     }
 
-    /// The schedule of a policy that runs start by.
-    fn schedule_of_runs<'a>(&self, policy: &'a Policy) -> Option<&'a Schedule> {
-        let has_runs = match &policy.kind {
-            Kind::Archive(_) | Kind::Purge(_) => true,
+    /// The schedule that runs or backups of a policy start by.
+    fn schedule_of_starts<'a>(&self, policy: &'a Policy) -> Option<&'a Schedule> {
+        let starts = match &policy.kind {
+            Kind::Archive(_)
+            | Kind::Purge(_)
+            | Kind::Backup(_)
+            | Kind::VerifyBackup(_)
+            | Kind::PruneBackups(_) => true,
             // Without keys nobody can have requested an erasure.
             Kind::Anonymize(_) => self.can_erase(),
             // Housekeeping of its own, or nothing that a run could do.
-            Kind::ExpireResults(_)
-            | Kind::Backup(_)
-            | Kind::VerifyBackup(_)
-            | Kind::PruneBackups(_)
-            | Kind::Report(_) => false,
+            Kind::ExpireResults(_) | Kind::Report(_) => false,
         };
-        policy.schedule.as_ref().filter(|_| has_runs)
+        policy.schedule.as_ref().filter(|_| starts)
     }
 
     async fn start_if_due(
@@ -86,18 +98,11 @@ impl Services {
         policy: &Policy,
         schedule: &Schedule,
     ) -> Result<bool, ServiceError> {
-        let occurrences = format!("policy.{}", policy.name);
         let mut tx = self.db.begin().await?;
-        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
-        if !schedules::has_occurrence(&mut tx, &occurrences).await? {
-            schedules::take_occurrence(&mut tx, &occurrences, now).await?;
+        let Some(due_at) = take_due(&mut tx, policy, schedule).await? else {
             tx.commit().await?;
             return Ok(false);
-        }
-        let Some(due_at) = latest_due(policy, schedule, now)? else { return Ok(false) };
-        if !schedules::take_occurrence_after(&mut tx, &occurrences, due_at).await? {
-            return Ok(false);
-        }
+        };
         let name = policy.name.as_str();
         let new = NewRun {
             policy: name,
@@ -131,6 +136,24 @@ impl Services {
 fn calendar_of(policy: &Policy, schedule: &Schedule) -> Result<Calendar, ServiceError> {
     Calendar::parse(&schedule.cron, policy.time_zone.name())
         .map_err(|error| ServiceError::Internal(anyhow::anyhow!("{}: {error}", policy.name)))
+}
+
+/// Takes the latest due time for this transaction, if there is one and nobody has it. A policy that
+/// is seen for the first time is due from now on.
+async fn take_due(
+    tx: &mut PgConnection,
+    policy: &Policy,
+    schedule: &Schedule,
+) -> Result<Option<DateTime<Utc>>, ServiceError> {
+    let occurrences = format!("policy.{}", policy.name);
+    let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
+    if !schedules::has_occurrence(tx, &occurrences).await? {
+        schedules::take_occurrence(tx, &occurrences, now).await?;
+        return Ok(None);
+    }
+    let Some(due_at) = latest_due(policy, schedule, now)? else { return Ok(None) };
+    let is_taken = schedules::take_occurrence_after(tx, &occurrences, due_at).await?;
+    Ok(is_taken.then_some(due_at))
 }
 
 /// The latest due time that may still start.

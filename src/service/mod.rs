@@ -20,6 +20,7 @@ use crate::store::{Store, StoreError};
 pub mod access;
 pub mod audit_trail;
 pub mod backlogs;
+mod backup_policies;
 pub mod backups;
 pub mod certificates;
 pub mod doctor;

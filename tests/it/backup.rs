@@ -498,6 +498,18 @@ async fn a_restore_does_not_bring_an_erased_person_back() {
     );
     assert_eq!(target.number(&traces).await, 0, "{email}");
 
+    // A ledger that is shorter than when the backup was made has lost something.
+    let later = make(&app).await;
+    let ledger = store_folder(&app).join("ledger/erasures");
+    let aside = store_folder(&app).join("aside");
+    std::fs::rename(&ledger, &aside).unwrap();
+    let (target_of_later, id) = (Empty::new().await, later.id.to_string());
+    let (status, log) =
+        command(&app, &["backup", "restore", &id, "--to", &target_of_later.0.url]).await;
+    assert_eq!(status.code(), Some(3), "{log}");
+    assert!(log.contains("has 0 entries and had"), "{log}");
+    std::fs::rename(&aside, &ledger).unwrap();
+
     // Without the keys the ledger cannot be replayed: the database is not called ready.
     let mut config = app.config.clone();
     config.erasure.keys.clear();
@@ -774,24 +786,83 @@ async fn a_backup_takes_little_memory() {
     assert!(peak > 0 && peak < LIMIT_BYTES, "peak {peak} bytes for {size} stored");
 }
 
+/// A jobs folder with these policies.
+fn jobs(policies: &[(&str, &str)]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (name, rest) in policies {
+        let text = format!(
+            "description = \"For a test.\"\nowner = \"tests\"\n{rest}\n\
+             [schedule]\ncron = \"0 * * * *\"\ntimezone = \"Africa/Harare\"\n"
+        );
+        std::fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
+    }
+    folder
+}
+
+const NIGHTLY: &str = "kind = \"backup\"\nengine = \"pg_dump\"\nverify = \"always\"\n\
+                       keep = { daily = 1 }";
+
+/// All policies have been seen, and one due time of each has passed since.
+async fn all_due(app: &TestApp) {
+    assert_eq!(app.services.start_due_runs().await.unwrap(), 0, "seen for the first time");
+    app.execute("update schedule_occurrences set due_at = due_at - interval '2 hours'").await;
+}
+
 #[tokio::test]
-async fn a_schedule_makes_and_proves_backups() {
-    let keys = Keys::new();
-    let app = app_with(&keys)
-        .with(|config| {
-            config.backup.every_hours = 1;
-            config.backup.verify_every_hours = 1;
-        })
-        .await;
-    let fired = registrar::scheduler::tick(&app.services.db, &app.config.backup).await.unwrap();
-    assert_eq!(fired, 9, "seven of housekeeping, a backup and a verification");
-    let again = registrar::scheduler::tick(&app.services.db, &app.config.backup).await.unwrap();
-    assert_eq!(again, 0, "each occurrence once");
+async fn a_policy_makes_proves_and_prunes_its_backups_each_due_time_once() {
+    let (keys, jobs) = (Keys::new(), jobs(&[("nightly", NIGHTLY)]));
+    let folder = jobs.path().to_owned();
+    let app = app_with(&keys).with(|config| config.lifecycle.jobs_dir = folder).await;
+    let by_hand = make(&app).await.id;
+    all_due(&app).await;
+    let looks = (0..5).map(|_| app.services.start_due_runs());
+    let started: usize = futures::future::try_join_all(looks).await.unwrap().into_iter().sum();
+    assert_eq!(started, 1);
     let worker = app.start_worker().await;
-    app.wait_for("a scheduled backup", async || {
-        app.number("select count(*) from backups where purpose = 'scheduled'").await == 1
-    })
-    .await;
+    let proven = "select count(*) from backups where policy = 'nightly' and purpose = 'scheduled'
+                     and verified_good";
+    app.wait_for("a backup, proven", async || app.number(proven).await == 1).await;
+    worker.stop().await;
+    // Another of the same day takes the first one's place; the one made by hand is not the policy's.
+    app.services.back_up_on_schedule("nightly").await.unwrap().expect("nothing is in its way");
+    app.services.back_up_on_schedule("nightly").await.unwrap().expect("nothing is in its way");
+    let listed = app.services.list_backups(true).await.unwrap().backups;
+    let of_policy = listed.iter().filter(|l| l.backup.policy.as_deref() == Some("nightly"));
+    let kept: Vec<_> = of_policy.map(|listed| listed.kept_because.join(", ")).collect();
+    assert_eq!(kept.len(), 2, "the newest, and the last verified: {kept:?}");
+    assert!(listed.iter().any(|listed| listed.backup.id == by_hand.as_str()));
+    let missing = app.services.back_up_on_schedule("weekly").await.unwrap_err();
+    assert!(matches!(missing, ServiceError::NotFound { .. }), "{missing:?}");
+}
+
+#[tokio::test]
+async fn policies_of_their_own_prove_and_prune() {
+    let never = NIGHTLY.replace("always", "never");
+    let jobs = jobs(&[
+        ("nightly", &never),
+        ("prove", "kind = \"verify-backup\"\nbackup = \"nightly\""),
+        ("thin-out", "kind = \"prune-backups\"\nbackup = \"nightly\""),
+    ]);
+    let (keys, folder) = (Keys::new(), jobs.path().to_owned());
+    let app = app_with(&keys).with(|config| config.lifecycle.jobs_dir = folder).await;
+    for _ in 0..3 {
+        app.services.back_up_on_schedule("nightly").await.unwrap().expect("it is made");
+    }
+    let count = "select count(*) from backups";
+    assert_eq!(app.number(count).await, 3, "another policy deletes them");
+    // One is being made somewhere: the next is left out, and the others go on.
+    let mut elsewhere = PgConnection::connect(app.database_url()).await.unwrap();
+    sqlx::query("select pg_advisory_lock(hashtextextended('registrar backup policy nightly', 0))")
+        .execute(&mut elsewhere)
+        .await
+        .unwrap();
+    assert!(app.services.back_up_on_schedule("nightly").await.unwrap().is_none());
+    all_due(&app).await;
+    assert_eq!(app.services.start_due_runs().await.unwrap(), 3);
+    let worker = app.start_worker().await;
+    let verified = "select count(*) from backups where verified_good";
+    app.wait_for("the newest to be proven", async || app.number(verified).await == 1).await;
+    app.wait_for("the others to be deleted", async || app.number(count).await == 1).await;
     worker.stop().await;
 }
 

@@ -62,7 +62,7 @@ impl Setting {
         let mut newest = Value::Null;
         self.app
             .wait_for(what, async || {
-                scheduler::tick(&self.app.services.db, &self.app.config.backup).await.unwrap();
+                scheduler::tick(&self.app.services.db).await.unwrap();
                 newest = self.newest(name).await;
                 is_so(&newest)
             })
@@ -73,7 +73,7 @@ impl Setting {
     async fn mail(&self, what: &str, number: usize) -> ReceivedMail {
         self.app
             .wait_for(what, async || {
-                scheduler::tick(&self.app.services.db, &self.app.config.backup).await.unwrap();
+                scheduler::tick(&self.app.services.db).await.unwrap();
                 self.mails.received().len() >= number
             })
             .await;

@@ -61,7 +61,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("worker", &["db", "notify", "queue", "report", "retention", "service", "store"]),
-    ("scheduler", &["calendar", "config", "db", "queue"]),
+    ("scheduler", &["calendar", "db", "queue"]),
     ("queue", &["db"]),
     ("notify", &["config"]),
     ("schema", &["db", "queue"]),

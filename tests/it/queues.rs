@@ -60,7 +60,9 @@ async fn a_ticket_that_is_all_there_is_waits_for_its_queue() {
     let operator = app.operator();
     app.services.pause_queue(&operator, "backups").await.unwrap();
     let mut connection = app.services.db.acquire().await.unwrap();
-    queue::enqueue_backup(&mut connection, &BackupTicket::Create).await.unwrap();
+    queue::enqueue_backup(&mut connection, &BackupTicket::Create { policy: "none".to_owned() })
+        .await
+        .unwrap();
     drop(connection);
     let worker = app.start_worker().await;
     let done = format!("{DONE} 'backups'");

@@ -69,7 +69,7 @@ async fn a_due_schedule_submits_once_whoever_looks() {
     let setting = Setting::new().await;
     setting.due("each-minute", "numbers", json!({}), "0 minutes").await;
     let db = &setting.app.services.db;
-    let looks = (0..8).map(|_| scheduler::tick(db, &setting.app.config.backup));
+    let looks = (0..8).map(|_| scheduler::tick(db));
     futures::future::try_join_all(looks).await.unwrap();
     let _worker = setting.app.start_worker().await;
     let occurrences = setting.settled("each-minute").await;
@@ -92,7 +92,7 @@ async fn a_doubled_ticket_submits_nothing_twice() {
     setting.app.leave_unfinished();
     setting.due("once", "numbers", json!({}), "0 minutes").await;
     let services = &setting.app.services;
-    scheduler::tick(&services.db, &services.config.backup).await.unwrap();
+    scheduler::tick(&services.db).await.unwrap();
     let due_at: chrono::DateTime<chrono::Utc> =
         sqlx::query_scalar("select min(due_at) from schedule_occurrences where schedule = 'once'")
             .fetch_one(&services.db)
@@ -123,7 +123,7 @@ async fn missed_times_follow_the_rule_and_are_told() {
         setting.due(&format!("catch-{rule}"), "numbers", more, "10 minutes").await;
     }
     let _worker = setting.app.start_worker().await;
-    scheduler::tick(&setting.app.services.db, &setting.app.config.backup).await.unwrap();
+    scheduler::tick(&setting.app.services.db).await.unwrap();
     let count = async |name: &str, status: &str| {
         let rows = format!(
             "select count(*) from schedule_occurrences
@@ -164,7 +164,7 @@ async fn the_owners_rights_count_when_it_fires() {
     setting.due("of-ana", "numbers", json!({}), "0 minutes").await;
     setting.app.execute("update users set is_active = false where username = 'ana'").await;
     let _worker = setting.app.start_worker().await;
-    scheduler::tick(&setting.app.services.db, &setting.app.config.backup).await.unwrap();
+    scheduler::tick(&setting.app.services.db).await.unwrap();
     let failed = "select count(*) from schedule_occurrences
                    where schedule = 'of-ana' and status = 'failed' and reason = 'owner_inactive'";
     setting.app.wait_for("the refusal", async || setting.app.number(failed).await > 0).await;

@@ -83,7 +83,7 @@ impl Setting {
     }
 
     async fn tick(&self) {
-        scheduler::tick(&self.app.services.db, &self.app.config.backup).await.unwrap();
+        scheduler::tick(&self.app.services.db).await.unwrap();
     }
 
     /// What waits for its next attempt need not wait.

@@ -19,6 +19,7 @@ fn candidate(taken_at: DateTime<Utc>) -> Candidate {
         pre_migration: false,
         pins: Vec::new(),
         in_use: false,
+        policy: None,
     }
 }
 

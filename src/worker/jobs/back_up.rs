@@ -20,10 +20,11 @@ pub async fn run(ticket: BackupTicket, context: Data<Context>) -> Result<(), Box
         Err(error) => tracing::warn!(%error, "cannot look whether the queue is paused"),
     }
     let (job, done) = match ticket {
-        BackupTicket::Create => ("create", Box::pin(create(services)).await),
-        BackupTicket::Verify { backup_id } => {
-            ("verify", Box::pin(verify(services, backup_id)).await)
+        BackupTicket::Create { policy } => ("create", Box::pin(create(services, &policy)).await),
+        BackupTicket::Verify { backup_id, policy } => {
+            ("verify", Box::pin(verify(services, backup_id, policy)).await)
         }
+        BackupTicket::Prune { policy } => ("prune", Box::pin(prune(services, &policy)).await),
     };
     let outcome = if done.is_ok() { "completed" } else { "failed" };
     metrics::counter!("registrar_backup_jobs_total", "job" => job, "outcome" => outcome)
@@ -48,27 +49,35 @@ struct Bad {
     problem: String,
 }
 
-async fn create(services: &Services) -> anyhow::Result<()> {
-    let manifest = services.create_scheduled_backup().await?;
-    tracing::info!(
-        backup.id = %manifest.id,
-        size_bytes = manifest.stored.size_bytes,
-        duration_ms = manifest.timings.total_ms,
-        "made backup {}",
-        manifest.id
-    );
-    // Only after a new one is there, so that an ill database never ends with none.
-    let pruned = services.prune_backups(&Actor::system(), false).await?;
-    for (id, error) in &pruned.failed {
-        tracing::warn!(backup.id = %id, error, "cannot delete an expired backup; the next run tries");
+async fn create(services: &Services, policy: &str) -> anyhow::Result<()> {
+    if let Some(made) = services.back_up_on_schedule(policy).await? {
+        tracing::info!(
+            backup.id = %made.id,
+            policy,
+            size_bytes = made.stored.size_bytes,
+            duration_ms = made.timings.total_ms,
+            "made backup {}",
+            made.id
+        );
     }
     Ok(())
 }
 
-async fn verify(services: &Services, id: Option<String>) -> anyhow::Result<()> {
-    let outcome = services.verify_named_backup(id.as_deref()).await?;
+async fn verify(
+    services: &Services,
+    id: Option<String>,
+    policy: Option<String>,
+) -> anyhow::Result<()> {
+    let outcome = services.verify_named_backup(id.as_deref(), policy.as_deref()).await?;
     let problem = outcome.problem.unwrap_or_default();
     anyhow::ensure!(outcome.good, Bad { id: outcome.id.to_string(), problem });
     tracing::info!(backup.id = %outcome.id, duration_ms = outcome.duration_ms, "proved a backup");
+    Ok(())
+}
+
+async fn prune(services: &Services, policy: &str) -> anyhow::Result<()> {
+    let pruned = services.prune_by_policy(&Actor::system(), policy).await?;
+    anyhow::ensure!(pruned.failed.is_empty(), "{} could not be deleted yet", pruned.failed.len());
+    tracing::info!(policy, deleted = pruned.deleted.len(), "pruned backups");
     Ok(())
 }

@@ -102,7 +102,7 @@ async fn a_worker_carries_out_what_is_due() {
     people.end_grace().await;
     let worker = people.app.start_worker().await;
     let db = &people.app.services.db;
-    registrar::scheduler::tick(db, &people.app.config.backup).await.unwrap();
+    registrar::scheduler::tick(db).await.unwrap();
     people
         .app
         .wait_for("the erasure to end", async || {

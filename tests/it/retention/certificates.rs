@@ -219,7 +219,7 @@ async fn a_copy_that_was_not_made_is_made_by_housekeeping() {
     );
     std::fs::remove_file(&blocked).unwrap();
     let worker = world.app.start_worker().await;
-    registrar::scheduler::tick(&world.app.services.db, &world.app.config.backup).await.unwrap();
+    registrar::scheduler::tick(&world.app.services.db).await.unwrap();
     world
         .app
         .wait_for("the copy", async || {
