@@ -227,6 +227,10 @@ impl From<ServiceError> for Problem {
                 Kind::InvalidInput,
                 errors.into_iter().map(FieldError::from).collect(),
             ),
+            ServiceError::BadDefinition(faults) => Self::with_errors(
+                Kind::InvalidInput,
+                faults.into_iter().map(FieldError::from).collect(),
+            ),
             ServiceError::BadField { field, expected } if field.starts_with('/') => {
                 Self::with_errors(
                     Kind::InvalidInput,

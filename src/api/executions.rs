@@ -16,7 +16,8 @@ use super::prefer::Wait;
 use super::problem::Problem;
 use super::query::{NoQuery, QueryReader};
 use super::resources::{
-    ExecutionResource, cancelling_example, completed_example, execution_path, pending_example,
+    ExecutionResource, cancelling_example, completed_example, execution_path, expired_example,
+    pending_example,
 };
 use super::submission::{FormatBody, SubmissionBody};
 use crate::report::Excess;
@@ -208,6 +209,33 @@ pub async fn retry_execution(
     let execution = state.services.retry(&caller, id).await?;
     let followed = Followed::without_outlook(execution);
     Ok(located(StatusCode::ACCEPTED, followed))
+}
+
+/// Delete the result of an execution
+///
+/// Before its time: the file and its copies go, and the execution stays as `expired`, so that it
+/// can be told who ran what. An execution that is shared with others leaves theirs to them. One
+/// that has no result yet is cancelled instead, and one that never had any has none to delete.
+#[utoipa::path(
+    delete,
+    path = "/v1/executions/{id}",
+    tag = "executions",
+    params(("id" = i64, Path, description = "Number of the execution.", example = 71)),
+    responses((
+        status = 200,
+        description = "The result is gone.",
+        body = ExecutionResource,
+        example = json!(expired_example()),
+    ))
+)]
+pub async fn delete_execution(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    ExecutionId(id): ExecutionId,
+    _: NoQuery,
+) -> Result<Json<ExecutionResource>, Problem> {
+    let execution = state.services.delete_result(&caller, id).await?;
+    Ok(Json(Followed::without_outlook(execution).into()))
 }
 
 /// Make a further format of a finished execution

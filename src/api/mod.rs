@@ -60,6 +60,7 @@ mod runs;
 mod schedules;
 mod server;
 mod submission;
+mod tokens;
 mod trace;
 mod webhooks;
 
@@ -133,11 +134,14 @@ fn v1() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(reports::list_reports))
         .routes(routes!(reports::show_report))
+        .routes(routes!(reports::put_report))
+        .routes(routes!(reports::delete_report))
         .routes(routes!(executions::submit_execution))
         .routes(routes!(listing::list_executions))
         .routes(routes!(follow::show_execution))
         .routes(routes!(events::watch_execution))
         .routes(routes!(executions::cancel_execution))
+        .routes(routes!(executions::delete_execution))
         .routes(routes!(executions::retry_execution))
         .routes(routes!(executions::request_format))
         .routes(routes!(results::download_result))
@@ -190,6 +194,10 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(webhooks::list_deliveries))
         .routes(routes!(webhooks::replay_delivery))
         .routes(routes!(webhooks::replay_failed))
+        .routes(routes!(tokens::create_token))
+        .routes(routes!(tokens::list_tokens))
+        .routes(routes!(tokens::show_token))
+        .routes(routes!(tokens::revoke_token))
         .routes(routes!(queues::list_queues))
         .routes(routes!(queues::pause_queue))
         .routes(routes!(queues::resume_queue))

@@ -19,7 +19,7 @@ const BEARER: &str = "bearer";
 const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
     Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
 
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     ("reports", "What can be run."),
     ("executions", "Runs of reports: submit, follow, cancel."),
     ("results", "Files of completed executions."),
@@ -27,6 +27,7 @@ const TAGS: [(&str, &str); 9] = [
     ("lifecycle", "Archive, anonymize and purge by policy; legal holds; erasures and their proof."),
     ("backups", "What could be restored, and whether that was tried."),
     ("webhooks", "Who is told of events, as Standard Webhooks has it."),
+    ("tokens", "Who may call, with which rights, and until when."),
     ("operations", "For orchestrators and collectors; open."),
     ("documentation", "This document."),
 ];
@@ -128,6 +129,10 @@ fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
         "/replay",
     ];
     if STEERING.iter().any(|verb| path.ends_with(verb)) {
+        all.push(409);
+    }
+    const DELETING: [&str; 2] = ["delete_report", "delete_execution"];
+    if operation.operation_id.as_deref().is_some_and(|id| DELETING.contains(&id)) {
         all.push(409);
     }
     if path.ends_with("/result") || path.ends_with("/manifest") {

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::error::ProblemKind;
 use super::trace::TraceId;
 use crate::db::executions::Status;
+use crate::report::definition::DefinitionFault;
 use crate::report::parameters::ParameterError;
 
 /// Media type of every error.
@@ -63,6 +64,21 @@ impl FieldError {
     /// A header.
     pub fn header(name: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
         Self { pointer: None, header: Some(name.into()), ..Self::at("", code, message) }
+    }
+}
+
+impl From<DefinitionFault> for FieldError {
+    /// The pointer leads to the member of the body; the message names what is inside of it.
+    fn from(fault: DefinitionFault) -> Self {
+        let DefinitionFault { file, position, key, expected } = fault;
+        if file == "query" {
+            let place = position.map(|at| format!("line {}, column {}: ", at.line, at.column));
+            return Self::at("/query", "query", place.unwrap_or_default() + &expected);
+        }
+        let Some(member) = key.split(' ').next().filter(|member| !member.is_empty()) else {
+            return Self::at("", "invalid", expected);
+        };
+        Self::at(format!("/{member}"), "invalid", format!("{key} {expected}"))
     }
 }
 

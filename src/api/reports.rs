@@ -2,18 +2,24 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::extract::{Authenticated, ReportSlug};
-use super::problem::Problem;
+use super::error::ProblemKind;
+use super::extract::{Authenticated, JsonObject, PathText, ReportSlug};
+use super::problem::{FieldError, Problem};
 use super::query::NoQuery;
+use super::submission::required;
 use crate::config::ReportConfig;
+use crate::db::definitions::Stored;
 use crate::report::Limits;
-use crate::report::definition::{ColumnFormat, Definition, OnLimit};
+use crate::report::definition::{ColumnFormat, Definition, OnLimit, Slug};
 use crate::service::reports::CatalogueEntry;
+use crate::service::{Caller, Permission};
 use crate::writer::Format;
 
 /// The reports that the caller may run.
@@ -61,6 +67,63 @@ pub struct Report {
     pub limits: ReportLimits,
     /// Days after which a result is deleted.
     pub expires_after_days: u32,
+    /// The body of the `PUT` that makes it as it is; only for callers with `reports.manage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ReportBody>)]
+    pub definition: Option<Value>,
+}
+
+/// A report to be stored: its query, and what a template's TOML file says, with the same keys.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the body, which the definition reads")]
+pub struct ReportBody {
+    /// Its name for people.
+    #[schema(max_length = 255)]
+    title: String,
+    /// One SELECT, with `:name` for each parameter.
+    query: String,
+    /// What it shows.
+    #[schema(required = false)]
+    description: String,
+    /// Permission that its callers need.
+    #[schema(required = false)]
+    permission: Option<String>,
+    /// IANA zone of "today" and of the instants in its files.
+    #[schema(required = false, default = "UTC")]
+    time_zone: String,
+    /// Words to find it by.
+    #[schema(required = false)]
+    tags: Vec<String>,
+    /// Column to read in ranges by, over several connections.
+    #[schema(required = false)]
+    split_by: Option<String>,
+    /// One for each `:name`.
+    #[schema(required = false, value_type = Vec<Object>)]
+    parameter: Vec<Value>,
+    /// Columns that want a label, a format or a width.
+    #[schema(required = false, value_type = Vec<Object>)]
+    column: Vec<Value>,
+    /// What a run may take.
+    #[schema(required = false, value_type = Object)]
+    limits: Value,
+    /// How long results are kept.
+    #[schema(required = false, value_type = Object)]
+    result: Value,
+    /// Name of the main sheet of a workbook.
+    #[schema(required = false)]
+    sheet_name: Option<String>,
+    /// Look of the main sheet.
+    #[schema(required = false, value_type = Object)]
+    layout: Value,
+    /// Rules by colour of the main sheet.
+    #[schema(required = false, value_type = Vec<Object>)]
+    conditional: Vec<Value>,
+    /// Charts of the main sheet.
+    #[schema(required = false, value_type = Vec<Object>)]
+    chart: Vec<Value>,
+    /// Further sheets, with a `query` each.
+    #[schema(required = false, value_type = Vec<Object>)]
+    sheet: Vec<Value>,
 }
 
 /// A column of a report.
@@ -112,7 +175,7 @@ impl ReportSummary {
 }
 
 impl Report {
-    fn new(entry: &CatalogueEntry, config: &ReportConfig) -> Self {
+    fn new(entry: &CatalogueEntry, config: &ReportConfig, caller: &Caller) -> Self {
         let definition = &entry.definition;
         let limits = Limits::of(definition, config);
         let columns = definition.columns().iter().map(|column| ReportColumn {
@@ -137,8 +200,18 @@ impl Report {
                 .expires_after_days()
                 .unwrap_or(config.expires_after_days)
                 .get(),
+            definition: caller
+                .may(Permission::ReportsManage.codename())
+                .then(|| definition_body(definition)),
         }
     }
+}
+
+/// A definition as `PUT` takes it.
+fn definition_body(definition: &Definition) -> Value {
+    let mut body = definition.spec();
+    body["query"] = definition.sql().into();
+    body
 }
 
 /// List the reports that you may run
@@ -183,7 +256,97 @@ pub async fn show_report(
     _: NoQuery,
 ) -> Result<Json<Report>, Problem> {
     let entry = state.services.show_report(&caller, &slug).await?;
-    Ok(Json(Report::new(&entry, &state.services.config.report)))
+    Ok(Json(Report::new(&entry, &state.services.config.report, &caller)))
+}
+
+/// Store a report
+///
+/// New, or a new version of it, under the slug of the path, with `reports.manage`. The server
+/// checks the query as the role that runs reports, without running it. Executions that are on
+/// their way run the version that they were submitted with. Reports that are kept as templates are
+/// changed in their files.
+#[utoipa::path(
+    put,
+    path = "/v1/reports/{slug}",
+    tag = "reports",
+    params(("slug" = String, Path, description = "Slug of the report.", example = "gpa-ranking")),
+    request_body(content = ReportBody, example = json!(body_example())),
+    responses(
+        (
+            status = 201,
+            description = "It is new.",
+            body = Report,
+            example = json!(report_example()),
+        ),
+        (
+            status = 200,
+            description = "Changed, or the same as before: `version` tells.",
+            body = Report,
+            example = json!(report_example()),
+        ),
+    )
+)]
+pub async fn put_report(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathText(slug): PathText,
+    _: NoQuery,
+    JsonObject(mut object): JsonObject,
+) -> Result<Response, Problem> {
+    let mut errors = Vec::new();
+    let query: Option<String> = required(&mut object, "query", "must be text", &mut errors);
+    let slug: Option<Slug> = slug
+        .parse()
+        .map_err(|error| errors.push(FieldError::at("", "slug", format!("the slug {error}"))))
+        .ok();
+    let (Some(query), Some(slug)) = (query, slug) else {
+        return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
+    };
+    let (entry, stored) =
+        state.services.put_report(&caller, slug, &Value::Object(object), &query).await?;
+    let status = match stored {
+        Stored::Created => StatusCode::CREATED,
+        Stored::Updated | Stored::Unchanged => StatusCode::OK,
+    };
+    let report = Report::new(&entry, &state.services.config.report, &caller);
+    Ok((status, Json(report)).into_response())
+}
+
+/// Delete a report
+///
+/// With `reports.manage`. Its executions and their results stay, and the slug can be used again.
+/// The answer is the report as it was.
+#[utoipa::path(
+    delete,
+    path = "/v1/reports/{slug}",
+    tag = "reports",
+    params(("slug" = String, Path, description = "Slug of the report.", example = "gpa-ranking")),
+    responses((
+        status = 200,
+        description = "It can be run no more.",
+        body = Report,
+        example = json!(report_example()),
+    ))
+)]
+pub async fn delete_report(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    ReportSlug(slug): ReportSlug,
+    _: NoQuery,
+) -> Result<Json<Report>, Problem> {
+    let entry = state.services.delete_report(&caller, &slug).await?;
+    Ok(Json(Report::new(&entry, &state.services.config.report, &caller)))
+}
+
+fn body_example() -> Value {
+    json!({
+        "title": "Awards since a day",
+        "query": "select id, awarded_at from awards where awarded_at >= :since order by id",
+        "tags": ["results"],
+        "parameter": [{"name": "since", "type": "date", "default": "today - 1 year"}],
+        "column": [{"name": "awarded_at", "label": "Awarded", "format": "datetime"}],
+        "limits": {"timeout_secs": 120}
+    })
 }
 
 fn summary_example() -> Value {

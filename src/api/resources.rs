@@ -262,6 +262,18 @@ pub fn cancelling_example() -> Value {
     execution
 }
 
+/// An execution whose result is gone, for the documentation.
+pub fn expired_example() -> Value {
+    let mut execution = completed_example();
+    execution["status"] = json!("expired");
+    execution["result"]["expires_at"] = json!("2026-03-02T09:30:00Z");
+    execution["links"] = json!({
+        "self": "/v1/executions/71",
+        "report": "/v1/reports/gpa-ranking"
+    });
+    execution
+}
+
 /// A completed execution, for the documentation.
 pub fn completed_example() -> Value {
     json!({

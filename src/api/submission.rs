@@ -207,6 +207,19 @@ pub(super) fn field<T: DeserializeOwned>(
     read
 }
 
+/// Takes a field that must be there.
+pub(super) fn required<T: DeserializeOwned>(
+    object: &mut Map<String, Value>,
+    name: &'static str,
+    expected: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<T> {
+    if !object.contains_key(name) {
+        errors.push(FieldError::at(pointer(name), "required", "must be given"));
+    }
+    field(object, name, expected, errors)
+}
+
 /// A member of the body (RFC 6901).
 pub(super) fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))

@@ -17,7 +17,7 @@ use super::extract::{Authenticated, JsonObject, NameInPath};
 use super::page;
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
-use super::submission::{field, pointer};
+use super::submission::{pointer, required};
 use crate::db::deliveries::{BadDeliveryStatus, Delivery, DeliveryStatus};
 use crate::db::schedules::ScheduleName;
 use crate::db::webhooks::Webhook;
@@ -536,18 +536,6 @@ fn order(mut object: Map<String, Value>, errors: &mut Vec<FieldError>) -> Option
         |name: &String| FieldError::at(pointer(name), "unknown", "there is no such field here");
     errors.extend(object.keys().map(unknown));
     Some(WebhookOrder { url: url?, events })
-}
-
-fn required<T: serde::de::DeserializeOwned>(
-    object: &mut Map<String, Value>,
-    name: &'static str,
-    expected: &str,
-    errors: &mut Vec<FieldError>,
-) -> Option<T> {
-    if !object.contains_key(name) {
-        errors.push(FieldError::at(pointer(name), "required", "must be given"));
-    }
-    field(object, name, expected, errors)
 }
 
 fn webhook_example() -> Value {

@@ -75,6 +75,12 @@ enum ExecutionVerb {
         /// The execution
         id: i64,
     },
+    /// Delete the result of a completed execution before its time; the execution stays, as expired
+    #[command(after_help = "Example:\n  registrar execution delete 71")]
+    Delete {
+        /// The execution
+        id: i64,
+    },
     /// Fetch the result of an execution and check its SHA-256
     #[command(after_help = "\
 Examples:
@@ -128,6 +134,10 @@ pub async fn run(command: ExecutionCommand) -> anyhow::Result<ExitCode> {
         ExecutionVerb::Retry { id } => {
             services.retry(&operator(), id).await?;
             note(format!("Execution {id} is pending again."));
+        }
+        ExecutionVerb::Delete { id } => {
+            services.delete_result(&operator(), id).await?;
+            note(format!("The result of execution {id} is gone."));
         }
         ExecutionVerb::Download { id, format, timeout_secs, output } => {
             let id = match format {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::{Settings, command_services, note, say, say_json, table};
+use super::{Settings, command_services, note, operator, say, say_json, table};
+use crate::service::tokens::{MAX_LISTED, TokenFilter, TokenOrder};
 
 /// Make, list and take back bearer tokens of the API
 #[derive(Debug, Args)]
@@ -64,16 +65,23 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<ExitCode> {
     let services = command_services(&command.settings).await?;
     match command.verb {
         TokenVerb::Create { user, name, scopes, expires_after_days } => {
-            let scopes = (!scopes.is_empty()).then_some(scopes.as_slice());
+            let order = TokenOrder {
+                owner: Some(user.clone()),
+                name,
+                scopes: (!scopes.is_empty()).then_some(scopes),
+                expires_after_days,
+            };
             let created = services
-                .create_token(&user, &name, scopes, expires_after_days)
+                .create_token(&operator(), order)
                 .await
                 .with_context(|| format!("make a token for `{user}`"))?;
             note("Keep this token: it cannot be shown again.");
             say(created.token)?;
         }
         TokenVerb::List { user, json } => {
-            let tokens = services.list_tokens(user.as_deref()).await?;
+            let filter =
+                TokenFilter { username: user, limit: MAX_LISTED, ..TokenFilter::default() };
+            let tokens = services.list_tokens(&operator(), filter).await?;
             if json {
                 say_json(&tokens)?;
             } else {
@@ -82,7 +90,7 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<ExitCode> {
         }
         TokenVerb::Revoke { prefix } => {
             services
-                .revoke_token(&prefix)
+                .revoke_token(&operator(), &prefix)
                 .await
                 .with_context(|| format!("take back `{prefix}`"))?;
             note(format!("{prefix} is no longer valid."));

@@ -123,28 +123,60 @@ pub enum Stored {
     Unchanged,
 }
 
-/// Stores a template's definition under its slug: the version grows only when the content differs.
-/// Two processes that sync at once wait for each other on the row.
+/// Where a definition is kept up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In a file. Takes over what came over the API.
+    Template,
+    /// Over the API, by this user.
+    Api {
+        /// `None` for the operator.
+        by: Option<i32>,
+    },
+}
+
+impl Source {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Template => "template",
+            Self::Api { .. } => "api",
+        }
+    }
+}
+
+/// Stores a definition under its slug: the version grows only when the content differs. Two that
+/// store at once wait for each other on the row. `None`: the slug is a template's, and this is not.
 ///
 /// # Errors
 /// The database's.
-pub async fn upsert_template(
+pub async fn upsert(
     connection: &mut PgConnection,
     new: &NewDefinition<'_>,
-) -> Result<(i32, i32, Stored), sqlx::Error> {
+    source: Source,
+) -> Result<Option<(i32, i32, Stored)>, sqlx::Error> {
+    let by = match source {
+        Source::Template => None,
+        Source::Api { by } => by,
+    };
     let stored: Option<(i32, i32, bool)> = sqlx::query_as(
         "insert into report_definitions
-                (slug, name, description, query, parameters, spec, content_sha256, source)
-         values ($1, $2, $3, $4, $5, $6, $7, 'template')
+                (slug, name, description, query, parameters, spec, content_sha256, source,
+                 created_by)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          on conflict (slug) do update
             set name = excluded.name, description = excluded.description,
                 query = excluded.query, parameters = excluded.parameters, spec = excluded.spec,
-                content_sha256 = excluded.content_sha256, source = 'template', is_active = true,
+                content_sha256 = excluded.content_sha256, source = excluded.source,
+                is_active = true,
                 version = report_definitions.version
                     + case when report_definitions.content_sha256 is distinct from
                                 excluded.content_sha256 then 1 else 0 end
-          where report_definitions.content_sha256 is distinct from excluded.content_sha256
-             or not report_definitions.is_active
+          where (report_definitions.content_sha256 is distinct from excluded.content_sha256
+                 or not report_definitions.is_active
+                 or report_definitions.source <> excluded.source)
+            -- What a file says, only the file changes. A template that is gone gives its slug free.
+            and (excluded.source = 'template' or report_definitions.source = 'api'
+                 or not report_definitions.is_active)
          returning id, version, (xmax = 0) as created",
     )
     .bind(new.slug)
@@ -154,15 +186,19 @@ pub async fn upsert_template(
     .bind(new.parameters)
     .bind(new.spec)
     .bind(new.content_sha256)
+    .bind(source.as_str())
+    .bind(by)
     .fetch_optional(&mut *connection)
     .await?;
     let Some((id, version, created)) = stored else {
-        let (id, version) =
-            sqlx::query_as("select id, version from report_definitions where slug = $1")
-                .bind(new.slug)
-                .fetch_one(connection)
-                .await?;
-        return Ok((id, version, Stored::Unchanged));
+        let same: Option<(i32, i32)> = sqlx::query_as(
+            "select id, version from report_definitions where slug = $1 and source = $2",
+        )
+        .bind(new.slug)
+        .bind(source.as_str())
+        .fetch_optional(connection)
+        .await?;
+        return Ok(same.map(|(id, version)| (id, version, Stored::Unchanged)));
     };
     sqlx::query(
         "insert into report_definition_versions
@@ -178,7 +214,47 @@ pub async fn upsert_template(
     .bind(new.content_sha256)
     .execute(connection)
     .await?;
-    Ok((id, version, if created { Stored::Created } else { Stored::Updated }))
+    Ok(Some((id, version, if created { Stored::Created } else { Stored::Updated })))
+}
+
+/// What switching a definition off did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deactivated {
+    /// It can be run no more.
+    Done(i32),
+    /// It is a template's.
+    IsTemplate,
+    /// Nothing can be run under this slug.
+    Missing,
+}
+
+/// Switches off a definition that came over the API; its executions stay.
+///
+/// # Errors
+/// The database's.
+pub async fn deactivate(
+    connection: &mut PgConnection,
+    slug: &str,
+) -> Result<Deactivated, sqlx::Error> {
+    let found: Option<(i32, bool)> = sqlx::query_as(
+        "select id, source = 'template'
+           from report_definitions
+          where slug = $1 and is_active and content_sha256 is not null
+            for update",
+    )
+    .bind(slug)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let id = match found {
+        None => return Ok(Deactivated::Missing),
+        Some((_, true)) => return Ok(Deactivated::IsTemplate),
+        Some((id, false)) => id,
+    };
+    sqlx::query("update report_definitions set is_active = false where id = $1")
+        .bind(id)
+        .execute(connection)
+        .await?;
+    Ok(Deactivated::Done(id))
 }
 
 /// Switches off templates that are no longer among `slugs`; their executions stay.

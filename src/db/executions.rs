@@ -39,7 +39,7 @@ pub use self::reading::{
 };
 pub use self::sharing::{
     LeftBehind, Shareable, complete_followers, fail_followers, find_shareable, insert_shared,
-    list_left_behind, promote_follower,
+    is_shared, list_left_behind, lock_sharing, promote_follower,
 };
 pub use self::status::{Status, UnknownStatus};
 pub use self::transitions::{

@@ -15,9 +15,11 @@ pub enum Permission {
     ReportsView,
     /// Run reports and follow one's own executions.
     ReportsRun,
+    /// Make, change and delete reports over the API.
+    ReportsManage,
     /// See everybody's executions and results.
     ExecutionsViewAll,
-    /// Cancel and retry everybody's executions.
+    /// Cancel and retry everybody's executions, and delete their results.
     ExecutionsCancelAll,
     /// Close accounts: request and cancel erasures.
     UsersManage,
@@ -39,14 +41,37 @@ pub enum Permission {
     QueuesManage,
     /// Search the audit.
     AuditView,
+    /// Make, see and take back everybody's tokens.
+    TokensManage,
 }
 
 impl Permission {
+    /// All.
+    pub const ALL: [Self; 16] = [
+        Self::ReportsView,
+        Self::ReportsRun,
+        Self::ReportsManage,
+        Self::ExecutionsViewAll,
+        Self::ExecutionsCancelAll,
+        Self::UsersManage,
+        Self::RetentionApprove,
+        Self::RetentionView,
+        Self::RetentionRun,
+        Self::HoldsManage,
+        Self::BackupsView,
+        Self::BackupsVerify,
+        Self::WebhooksManage,
+        Self::QueuesManage,
+        Self::AuditView,
+        Self::TokensManage,
+    ];
+
     /// As in the table of permissions.
     pub const fn codename(self) -> &'static str {
         match self {
             Self::ReportsView => "reports.view",
             Self::ReportsRun => "reports.run",
+            Self::ReportsManage => "reports.manage",
             Self::ExecutionsViewAll => "executions.view_all",
             Self::ExecutionsCancelAll => "executions.cancel_all",
             Self::UsersManage => "users.manage",
@@ -59,6 +84,7 @@ impl Permission {
             Self::WebhooksManage => "webhooks.manage",
             Self::QueuesManage => "queues.manage",
             Self::AuditView => "audit.view",
+            Self::TokensManage => "tokens.manage",
         }
     }
 }
@@ -68,6 +94,8 @@ impl Permission {
 pub struct Caller {
     /// The account; `None` for the operator at the command line.
     pub user_id: Option<i32>,
+    /// The token that was shown; `None` where none is needed.
+    pub token_id: Option<i64>,
     may_everything: bool,
     permissions: BTreeSet<String>,
     scopes: Option<BTreeSet<String>>,
@@ -83,6 +111,7 @@ impl Caller {
     pub fn operator(trace_id: String) -> Self {
         Self {
             user_id: None,
+            token_id: None,
             may_everything: true,
             permissions: BTreeSet::new(),
             scopes: None,
@@ -95,6 +124,7 @@ impl Caller {
     pub fn on_behalf_of(account: Account, trace_id: String) -> Self {
         Self {
             user_id: Some(account.user_id),
+            token_id: None,
             may_everything: account.is_superuser,
             permissions: account.permissions.into_iter().collect(),
             scopes: None,
@@ -107,6 +137,16 @@ impl Caller {
     pub fn may(&self, codename: &str) -> bool {
         let granted = self.may_everything || self.permissions.contains(codename);
         granted && self.scopes.as_ref().is_none_or(|scopes| scopes.contains(codename))
+    }
+
+    /// Whether the caller's token can do less than its owner.
+    pub fn is_scoped(&self) -> bool {
+        self.scopes.is_some()
+    }
+
+    /// Whether there is nothing that the caller may not do.
+    pub fn may_everything(&self) -> bool {
+        self.may_everything && !self.is_scoped()
     }
 
     /// Refuses a caller without the permission.
@@ -173,6 +213,7 @@ impl Services {
         tokens::touch(&self.db, principal.token_id).await?;
         Ok(Caller {
             user_id: Some(principal.user_id),
+            token_id: Some(principal.token_id),
             may_everything: principal.is_superuser,
             permissions: principal.permissions.into_iter().collect(),
             scopes: principal.scopes.map(|scopes| scopes.into_iter().collect()),

@@ -13,6 +13,7 @@ use crate::config::{Config, DatabaseConfig};
 use crate::db::executions::Status;
 use crate::db::{self, DatabaseError};
 use crate::policy::PolicyError;
+use crate::report::definition::DefinitionFault;
 use crate::report::parameters::ParameterError;
 use crate::report::source::ReportDatabase;
 use crate::store::{Store, StoreError};
@@ -97,6 +98,9 @@ pub enum ServiceError {
     /// Parameters of a report are wrong.
     #[error("{} parameters are not valid", .0.len())]
     BadParameters(Vec<ParameterError>),
+    /// A definition of a report is wrong.
+    #[error("the definition has {} faults", .0.len())]
+    BadDefinition(Vec<DefinitionFault>),
     /// Another part of the request is wrong.
     #[error("{field} {expected}")]
     BadField {

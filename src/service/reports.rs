@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::executions::{report_failed, typed};
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
-use crate::db::definitions::{self, NewDefinition, Stored};
+use crate::db::definitions::{self, Deactivated, NewDefinition, Source, Stored};
 use crate::report::choices::{self, Choices};
-use crate::report::definition::{Definition, load_templates};
+use crate::report::definition::{Definition, DefinitionFault, Slug, load_templates};
 use crate::report::error::ReportError;
 use crate::report::parameters::BoundParameters;
 
@@ -93,6 +93,92 @@ impl Services {
         Ok(CatalogueEntry { definition, version: stored.version, choices })
     }
 
+    /// Stores a report under a slug, new or changed, once the server has checked it as the report
+    /// role. Each change of its content is a version.
+    ///
+    /// # Errors
+    /// Forbidden; [`ServiceError::BadDefinition`] with everything that is wrong;
+    /// [`ServiceError::ReportFails`] where the server refuses the query; [`ServiceError::Refused`]
+    /// where the slug is a template's.
+    pub async fn put_report(
+        &self,
+        caller: &Caller,
+        slug: Slug,
+        spec: &Value,
+        sql: &str,
+    ) -> Result<(CatalogueEntry, Stored), ServiceError> {
+        caller.require(Permission::ReportsManage)?;
+        if has_nul(spec) || sql.contains('\0') {
+            let expected = "must be without the character U+0000".to_owned();
+            return Err(ServiceError::BadField { field: "/", expected });
+        }
+        let definition = Definition::from_json(slug, spec, sql)
+            .map_err(|error| ServiceError::BadDefinition(error.faults().to_vec()))?;
+        self.require_runnable(&definition).await?;
+        let mut tx = self.db.begin().await?;
+        let source = Source::Api { by: caller.user_id };
+        let stored = store(&mut tx, &caller.actor, &definition, source).await?;
+        let Some(Synced { version, outcome, .. }) = stored else {
+            return Err(is_template(definition.slug().as_str()));
+        };
+        tx.commit().await?;
+        let choices = self.choices(&definition).await;
+        Ok((CatalogueEntry { definition, version, choices }, outcome))
+    }
+
+    /// Takes a report out of the catalogue, and answers with what it was. Its executions and their
+    /// results stay; its slug can be used again.
+    ///
+    /// # Errors
+    /// Forbidden, not found; [`ServiceError::Refused`] where it is a template's.
+    pub async fn delete_report(
+        &self,
+        caller: &Caller,
+        slug: &str,
+    ) -> Result<CatalogueEntry, ServiceError> {
+        caller.require(Permission::ReportsManage)?;
+        let mut tx = self.db.begin().await?;
+        let id = match definitions::deactivate(&mut tx, slug).await? {
+            Deactivated::Done(id) => id,
+            Deactivated::IsTemplate => return Err(is_template(slug)),
+            Deactivated::Missing => return Err(ServiceError::NotFound { what: "report" }),
+        };
+        let stored = definitions::find_by_slug(&mut tx, slug)
+            .await?
+            .ok_or(ServiceError::NotFound { what: "report" })?;
+        let definition = typed(&stored)?;
+        let event = audit::Event {
+            action: "report.deleted",
+            entity_type: "report_definitions",
+            entity_id: Some(i64::from(id)),
+            details: json!({ "slug": slug, "trace_id": caller.trace_id }),
+        };
+        audit::record(&mut tx, &caller.actor, event).await?;
+        tx.commit().await?;
+        Ok(CatalogueEntry { definition, version: stored.version, choices: BTreeMap::new() })
+    }
+
+    /// Refuses a report that the server would not run, or whose columns are described wrongly.
+    async fn require_runnable(&self, definition: &Definition) -> Result<(), ServiceError> {
+        let problems =
+            self.validate(definition).await.map_err(|error| match report_failed(error) {
+                ServiceError::BadField { expected, .. } => {
+                    ServiceError::BadField { field: "/query", expected }
+                }
+                error => error,
+            })?;
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let fault = |expected| DefinitionFault {
+            file: "query".to_owned(),
+            position: None,
+            key: String::new(),
+            expected,
+        };
+        Err(ServiceError::BadDefinition(problems.into_iter().map(fault).collect()))
+    }
+
     /// A report is shown without its choices rather than not at all.
     async fn choices(&self, definition: &Definition) -> BTreeMap<String, Arc<Choices>> {
         let mut all = BTreeMap::new();
@@ -133,10 +219,11 @@ impl Services {
     /// [`TemplatesError`]; nothing is stored then.
     pub async fn sync_templates(&self, folder: &Path) -> Result<Vec<Synced>, TemplatesError> {
         let templates = read_templates(folder)?;
+        let system = Actor::system();
         let mut tx = self.db.begin().await?;
         let mut all = Vec::new();
         for definition in &templates {
-            all.push(store_template(&mut tx, definition).await?);
+            all.extend(store(&mut tx, &system, definition, Source::Template).await?);
         }
         let slugs: Vec<_> = templates.iter().map(|d| d.slug().to_string()).collect();
         for slug in definitions::deactivate_templates_except(&mut tx, &slugs).await? {
@@ -194,10 +281,30 @@ fn read_templates(folder: &Path) -> Result<Vec<Definition>, TemplatesError> {
     })
 }
 
-async fn store_template(
+/// PostgreSQL cannot keep it in any text.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => {
+            members.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn is_template(slug: &str) -> ServiceError {
+    let message = format!("`{slug}` is kept in the templates' folder: change its files and sync");
+    ServiceError::refused("is_template", message)
+}
+
+/// `None`: the slug is a template's, and this is not.
+async fn store(
     connection: &mut sqlx::PgConnection,
+    actor: &Actor,
     definition: &Definition,
-) -> Result<Synced, sqlx::Error> {
+    source: Source,
+) -> Result<Option<Synced>, sqlx::Error> {
     let new = NewDefinition {
         slug: definition.slug().as_str(),
         name: definition.title(),
@@ -207,15 +314,20 @@ async fn store_template(
         spec: &definition.spec(),
         content_sha256: &definition.content_digest(),
     };
-    let (id, version, outcome) = definitions::upsert_template(connection, &new).await?;
+    let Some((id, version, outcome)) = definitions::upsert(connection, &new, source).await? else {
+        return Ok(None);
+    };
     if outcome != Stored::Unchanged {
         let event = audit::Event {
-            action: "report.synced",
+            action: match source {
+                Source::Template => "report.synced",
+                Source::Api { .. } => "report.stored",
+            },
             entity_type: "report_definitions",
             entity_id: Some(i64::from(id)),
             details: json!({ "slug": new.slug, "version": version }),
         };
-        audit::record(connection, &Actor::system(), event).await?;
+        audit::record(connection, actor, event).await?;
     }
-    Ok(Synced { slug: new.slug.to_owned(), version, outcome })
+    Ok(Some(Synced { slug: new.slug.to_owned(), version, outcome }))
 }

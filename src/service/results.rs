@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::executions::{find, typed};
-use super::{Caller, ServiceError, Services};
+use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
 use crate::db::executions::{self, Execution, Status};
@@ -154,6 +154,48 @@ impl Services {
             slug: &maker.slug,
         };
         Ok(self.store.get(&ObjectKey::Manifest(key).path()).await?)
+    }
+
+    /// Deletes the result of a completed execution before its time. The row stays, as expired. The
+    /// state turns first, so that nobody shares a result that is going; a file that a crash leaves
+    /// then is the sweep's.
+    ///
+    /// # Errors
+    /// [`ServiceError::WrongState`] where there is no result to delete.
+    pub async fn delete_result(&self, caller: &Caller, id: i64) -> Result<Execution, ServiceError> {
+        caller.require_following()?;
+        let mut tx = self.db.begin().await?;
+        let execution = self.visible(&mut tx, caller, id).await?;
+        if execution.executed_by.is_none() || execution.executed_by != caller.user_id {
+            caller.require(Permission::ExecutionsCancelAll)?;
+        }
+        match execution.status {
+            Status::Completed | Status::Expired => {}
+            status @ (Status::Pending
+            | Status::Processing
+            | Status::Cancelling
+            | Status::Failed
+            | Status::Cancelled) => return Err(ServiceError::WrongState { status }),
+        }
+        executions::lock_sharing(&mut tx, id).await?;
+        if executions::expire_now(&mut tx, id).await? {
+            let event = audit::Event {
+                action: "execution.result_deleted",
+                entity_type: "report_executions",
+                entity_id: Some(id),
+                details: json!({ "trace_id": caller.trace_id }),
+            };
+            audit::record(&mut tx, &caller.actor, event).await?;
+        }
+        let maker = find(&mut tx, execution.shared_from.unwrap_or(id)).await?;
+        let is_shared = executions::is_shared(&mut tx, maker.id).await?;
+        let execution = find(&mut tx, id).await?;
+        tx.commit().await?;
+        if !is_shared {
+            self.store.remove_folder(&execution_folder(maker.created_at, maker.id)).await?;
+        }
+        self.remove_copies(id).await?;
+        Ok(execution)
     }
 
     /// Deletes results whose time is over: the files first, then the state, so that a crash in

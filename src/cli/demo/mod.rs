@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::postgres::{ClusterOptions, DataDir, PrivateCluster};
 use crate::schema;
 use crate::service::Services;
+use crate::service::tokens::TokenOrder;
 use crate::telemetry;
 
 mod client;
@@ -103,8 +104,14 @@ async fn demonstrate(command: &DemoCommand, mut config: Config) -> anyhow::Resul
     crate::service::backlogs::describe_metrics();
     let services = super::services(config).await?;
     prepare(&services, command.students).await?;
-    let token =
-        services.create_token(ACCOUNT, "demo", None, Some(1)).await.context("make a token")?.token;
+    let order = TokenOrder {
+        owner: Some(ACCOUNT.to_owned()),
+        name: "demo".to_owned(),
+        scopes: None,
+        expires_after_days: Some(1),
+    };
+    let made = services.create_token(&super::operator(), order).await.context("make a token")?;
+    let token = made.token;
     let listener = serve::bind(&services).await?;
     let base = format!("http://{}", listener.local_addr()?);
     let shutdown = CancellationToken::new();

@@ -5,7 +5,8 @@ use sqlx::{PgConnection, PgPool};
 
 use super::Expiring;
 
-/// completed → expired before its time, after the file is gone: it may name somebody who was erased.
+/// completed → expired before its time: it may name somebody who was erased, or is not wanted any
+/// more.
 ///
 /// # Errors
 /// The database's.

@@ -68,6 +68,38 @@ pub async fn find_shareable(
     Ok(completed.map(Shareable::Completed))
 }
 
+/// Waits for submits that may share the result of this execution, and lets further ones wait until
+/// the transaction ends.
+///
+/// # Errors
+/// The database's.
+pub async fn lock_sharing(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended(reuse_key, 19))
+           from report_executions
+          where id = $1 and reuse_key is not null",
+    )
+    .bind(id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether somebody can still read the result that this execution made.
+///
+/// # Errors
+/// The database's.
+pub async fn is_shared(connection: &mut PgConnection, maker: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select exists (select
+                          from report_executions
+                         where (id = $1 or shared_from = $1) and status = 'completed')",
+    )
+    .bind(maker)
+    .fetch_one(connection)
+    .await
+}
+
 /// Stores an execution that is completed at once, with the result of another one. It has no
 /// attempt: nothing was run for it. `None`: the other one has expired meanwhile.
 ///

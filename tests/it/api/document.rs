@@ -108,7 +108,7 @@ async fn the_server_knows_every_operation_of_its_document_and_no_other_method() 
     assert_eq!(document, self::document());
     for (method, path, operation) in operations(&document) {
         let path = path.replace("{slug}", "numbers").replace("{id}", "1");
-        let path = path.replace("{name}", "wrong-state");
+        let path = path.replace("{name}", "wrong-state").replace("{prefix}", "rgs_0");
         let answer = api.request(method.clone(), &path).answer().await;
         let status = answer.status.as_u16().to_string();
         assert!(

@@ -37,7 +37,7 @@ async fn a_token_that_is_not_valid_is_401_and_says_so() {
     let token = api.app.token("ana").await;
     let revoked = api.app.token("ana").await;
     let prefix: String = revoked.chars().take(12).collect();
-    api.app.services.revoke_token(&prefix).await.unwrap();
+    api.app.services.revoke_token(&api.app.operator(), &prefix).await.unwrap();
     for value in [
         "Bearer".to_owned(),
         "Bearer ".to_owned(),

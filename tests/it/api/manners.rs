@@ -203,9 +203,7 @@ async fn where_no_links_are_allowed_the_file_comes_itself() {
 #[tokio::test]
 async fn a_token_is_a_hash_with_scopes_an_end_and_no_second_life() {
     let api = Api::with_numbers().await;
-    let scopes = ["reports.view".to_owned()];
-    let made = api.app.services.create_token("ana", "narrow", Some(&scopes), Some(1)).await;
-    let made = made.unwrap();
+    let made = api.app.limited_token("ana", Some(&["reports.view"]), Some(1)).await;
     let list = || api.get("/v1/reports").bearer_auth(&made.token).answer();
     assert_eq!(list().await.status, 200);
     api.submit("numbers", &made.token).answer().await.problem(403, "forbidden");
@@ -213,11 +211,11 @@ async fn a_token_is_a_hash_with_scopes_an_end_and_no_second_life() {
         .fetch_one(&api.app.services.db)
         .await
         .unwrap();
-    assert!(stored.contains(&made.prefix) && !stored.contains(&made.token[20..]), "{stored}");
+    assert!(stored.contains(&made.row.prefix) && !stored.contains(&made.token[20..]), "{stored}");
     api.app.execute("update api_tokens set expires_at = now()").await;
     list().await.problem(401, "unauthenticated");
     api.app.execute("update api_tokens set expires_at = null").await;
     assert_eq!(list().await.status, 200);
-    api.app.services.revoke_token(&made.prefix).await.unwrap();
+    api.app.services.revoke_token(&api.app.operator(), &made.row.prefix).await.unwrap();
     list().await.problem(401, "unauthenticated");
 }

@@ -1,6 +1,7 @@
 //! The API over real HTTP: a server on a port of its own, over a [`TestApp`].
 
 mod backups;
+mod definitions;
 mod document;
 mod errors;
 mod executions;
@@ -9,6 +10,7 @@ mod holds;
 mod manners;
 mod operations;
 mod results;
+mod tokens;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};

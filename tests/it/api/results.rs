@@ -208,3 +208,62 @@ async fn a_file_that_is_not_the_published_one_is_not_sent() {
     api.app.services.store.delete(&path).await.unwrap();
     request().answer().await.problem(404, "not-found");
 }
+
+#[tokio::test]
+async fn a_result_that_is_deleted_is_gone_at_once_and_its_execution_stays() {
+    let api = Api::with_numbers().await;
+    let (ana, lena) = (api.app.token("ana").await, api.app.token("lena").await);
+    let audit = api.app.token("audit").await;
+    let id = api.completed("numbers", &ana).await;
+    let path = format!("/v1/executions/{id}");
+    let delete = |token: &str| api.request(Method::DELETE, &path).bearer_auth(token).answer();
+    delete(&lena).await.problem(404, "not-found");
+    delete(&audit).await.problem(403, "forbidden");
+    assert_eq!(api.app.stored().await.len(), 2, "the file and its manifest");
+    let deleted = delete(&ana).await.json(200);
+    assert_eq!(deleted["status"], "expired");
+    assert_eq!(api.app.stored().await, Vec::<String>::new());
+    let result = api.get(&format!("{path}/result")).bearer_auth(&ana).answer().await;
+    result.problem(410, "expired");
+    assert_eq!(delete(&ana).await.json(200)["status"], "expired", "again is the same");
+    let times = api.app.audit(id).await;
+    let times = times.iter().filter(|action| *action == "execution.result_deleted").count();
+    assert_eq!(times, 1);
+}
+
+#[tokio::test]
+async fn what_has_no_result_is_not_deleted() {
+    let api = Api::with_numbers().await;
+    let ana = api.app.token("ana").await;
+    let id = api.submit("numbers", &ana).answer().await.id();
+    let path = format!("/v1/executions/{id}");
+    let delete = || api.request(Method::DELETE, &path).bearer_auth(&ana).answer();
+    assert_eq!(delete().await.problem(409, "wrong-state")["execution_status"], "pending");
+    api.post(&format!("{path}/cancel")).bearer_auth(&ana).answer().await.json(202);
+    assert_eq!(delete().await.problem(409, "wrong-state")["execution_status"], "cancelled");
+}
+
+#[tokio::test]
+async fn deleting_a_shared_result_leaves_the_others_theirs() {
+    let api = Api::with_numbers().await;
+    let (ana, rui) = (api.app.token("ana").await, api.app.token("rui").await);
+    let first = api.completed("numbers", &ana).await;
+    let shared = api
+        .post("/v1/reports/numbers/executions")
+        .bearer_auth(&rui)
+        .json(&json!({"reuse": {"max_age_secs": 600}}))
+        .answer()
+        .await
+        .id();
+    let delete = |id: i64, token: &str| {
+        let path = format!("/v1/executions/{id}");
+        api.request(Method::DELETE, &path).bearer_auth(token).answer()
+    };
+    delete(first, &ana).await.json(200);
+    for what in ["result", "manifest"] {
+        let path = format!("/v1/executions/{shared}/{what}");
+        assert_eq!(api.get(&path).bearer_auth(&rui).answer().await.status, 200, "{what}");
+    }
+    delete(shared, &rui).await.json(200);
+    assert_eq!(api.app.stored().await, Vec::<String>::new(), "the last one takes the file along");
+}

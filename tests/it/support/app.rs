@@ -16,6 +16,7 @@ use registrar::report::Presentation;
 use registrar::report::definition::Definition;
 use registrar::report::manifest::Manifest;
 use registrar::service::executions::{Submission, Submitted};
+use registrar::service::tokens::{CreatedToken, TokenOrder};
 use registrar::service::{Caller, ServiceError, Services, report_database};
 use registrar::store::Store;
 use registrar::writer::Format;
@@ -245,7 +246,8 @@ impl TestApp {
             content_sha256: &definition.content_digest(),
         };
         let mut tx = self.services.db.begin().await.unwrap();
-        let (_, version, _) = definitions::upsert_template(&mut tx, &new).await.unwrap();
+        let stored = definitions::upsert(&mut tx, &new, definitions::Source::Template).await;
+        let (_, version, _) = stored.unwrap().expect("templates take any slug");
         tx.commit().await.unwrap();
         version
     }
@@ -257,7 +259,20 @@ impl TestApp {
 
     /// A new token of an account.
     pub async fn token(&self, username: &str) -> String {
-        self.services.create_token(username, "test", None, None).await.unwrap().token
+        self.limited_token(username, None, None).await.token
+    }
+
+    /// A new token of an account, with scopes and an end.
+    pub async fn limited_token(
+        &self,
+        username: &str,
+        scopes: Option<&[&str]>,
+        expires_after_days: Option<i32>,
+    ) -> CreatedToken {
+        let scopes = scopes.map(|scopes| scopes.iter().map(|&scope| scope.to_owned()).collect());
+        let (owner, name) = (Some(username.to_owned()), "test".to_owned());
+        let order = TokenOrder { owner, name, scopes, expires_after_days };
+        self.services.create_token(&self.operator(), order).await.unwrap()
     }
 
     /// An account as the caller of use cases.
