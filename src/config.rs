@@ -29,6 +29,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The listener of health and metrics, in every process.
     pub operations: OperationsConfig,
+    /// Signing in to the web pages.
+    pub console: ConsoleConfig,
     /// Where results are.
     pub store: StoreConfig,
     /// How reports are run.
@@ -95,6 +97,18 @@ pub struct OperationsConfig {
     pub listen: Option<SocketAddr>,
     /// Where spans are sent, without `/v1/traces`.
     pub otlp_endpoint: Option<url::Url>,
+}
+
+/// `[console]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleConfig {
+    /// Whether browsers send the session only over HTTPS, and to this machine's own address.
+    pub secure_cookies: bool,
+    /// Longest session.
+    pub max_age_hours: NonZeroU32,
+    /// Longest time that a session is not used.
+    pub idle_minutes: NonZeroU32,
 }
 
 /// `[store]`

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!           ┌── api ──┐                                             ┌── report ── writer ──┐
-//! client ──►│         │──► service ──► queue (PostgreSQL) ──► worker │                      │──► store
+//! client ──►│ console │──► service ──► queue (PostgreSQL) ──► worker │                      │──► store
 //!           │  cli ───┘        ▲                                     └── backup ────────────┘
 //! clock ───► scheduler ────────┘            db: SQL for our own tables, beside service and worker
 //! ```
@@ -15,6 +15,7 @@ pub mod telemetry;
 
 pub mod api;
 pub mod cli;
+pub mod console;
 pub mod queue;
 pub mod scheduler;
 pub mod schema;

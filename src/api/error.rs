@@ -56,6 +56,10 @@ pub enum ProblemKind {
     IdempotencyMismatch,
     /// Too many unfinished executions.
     TooManyActive,
+    /// Too many attempts to sign in.
+    TooManySignIns,
+    /// A form came from another site, or from a session that is over.
+    ForeignForm,
     /// Our fault.
     Internal,
     /// The database or the store does not answer.
@@ -68,7 +72,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::MalformedBody,
         Self::InvalidQuery,
         Self::InvalidHeader,
@@ -88,6 +92,8 @@ impl ProblemKind {
         Self::EstimateOverLimit,
         Self::IdempotencyMismatch,
         Self::TooManyActive,
+        Self::TooManySignIns,
+        Self::ForeignForm,
         Self::Internal,
         Self::Unavailable,
         Self::Overloaded,
@@ -154,6 +160,12 @@ impl ProblemKind {
             ),
             Self::TooManyActive => {
                 ("too-many-active", S::TOO_MANY_REQUESTS, "Too many unfinished executions")
+            }
+            Self::TooManySignIns => {
+                ("too-many-sign-ins", S::TOO_MANY_REQUESTS, "Too many attempts to sign in")
+            }
+            Self::ForeignForm => {
+                ("foreign-form", S::FORBIDDEN, "The request does not come from this console")
             }
             Self::Internal => {
                 ("internal", S::INTERNAL_SERVER_ERROR, "Something went wrong on the server")
@@ -265,6 +277,10 @@ impl From<ServiceError> for Problem {
                 Self::retry_soon(Kind::IdempotencyInFlight, detail)
             }
             ServiceError::TooManyActive { limit } => Self::too_many_active(limit),
+            ServiceError::TooManySignIns { retry_after_secs } => {
+                Self::new(Kind::TooManySignIns, detail)
+                    .with_header(RETRY_AFTER, retry_after_secs.into())
+            }
             ServiceError::DatabaseUnavailable(source) => {
                 tracing::warn!(error = chain(&source), "{detail}");
                 Self::retry_soon(Kind::Unavailable, detail)

@@ -14,10 +14,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use super::ApiState;
 use super::error::ProblemKind;
 use super::problem::{FieldError, Problem};
 use super::trace::TraceId;
+use super::{ApiState, session};
 use crate::db::audit::Actor;
 use crate::db::schedules::ScheduleName;
 use crate::report::definition::Slug;
@@ -26,7 +26,7 @@ use crate::service::Caller;
 /// Longest `User-Agent` that is kept, in characters.
 const MAX_USER_AGENT_CHARS: usize = 512;
 
-/// The caller, by the bearer token.
+/// The caller, by the bearer token, or by the console's session.
 #[derive(Debug)]
 pub struct Authenticated(pub Caller);
 
@@ -35,6 +35,9 @@ impl FromRequestParts<ApiState> for Authenticated {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let given = parts.headers.contains_key(AUTHORIZATION);
+        if !given && let Some(secret) = session::session_secret(&parts.headers) {
+            return session::authenticate(state, parts, secret).await.map(Self);
+        }
         let token = bearer_token(&parts.headers).ok_or_else(|| Problem::unauthenticated(given))?;
         let trace_id = parts.extensions.get::<TraceId>().cloned().unwrap_or_default();
         let caller = state.services.authenticate(token, actor(parts), trace_id.to_string()).await?;
@@ -67,7 +70,7 @@ pub fn only<'a>(
 }
 
 /// Who acts, for the audit: the connection's address, because a header can say anything.
-fn actor(parts: &Parts) -> Actor {
+pub fn actor(parts: &Parts) -> Actor {
     Actor {
         user_id: None,
         ip_address: parts

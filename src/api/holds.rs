@@ -261,10 +261,14 @@ pub async fn release_hold(
     Ok(Json(state.services.release_hold(&caller, id, &reason).await?.into()))
 }
 
-type NewHold = (Placement, Reason, Option<DateTime<Utc>>);
+/// A hold to be placed, why, and until when.
+pub type NewHold = (Placement, Reason, Option<DateTime<Utc>>);
 
 /// Reads a hold field by field, so that every fault is told at once.
-fn read_hold(mut object: Map<String, Value>) -> Result<NewHold, Problem> {
+///
+/// # Errors
+/// A [`Problem`] with a pointer to each field that is missing, unknown or wrong.
+pub fn read_hold(mut object: Map<String, Value>) -> Result<NewHold, Problem> {
     let mut errors = Vec::new();
     let scope: Option<HoldScope> = required(&mut object, "scope", SCOPES, &mut errors);
     let table: Option<String> =

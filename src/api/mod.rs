@@ -20,7 +20,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use utoipa_axum::router::OpenApiRouter;
@@ -59,14 +59,24 @@ mod results;
 mod runs;
 mod schedules;
 mod server;
+mod session;
 mod submission;
 mod tokens;
 mod trace;
 mod webhooks;
 
-pub use holds::HoldResource;
+pub use error::ProblemKind;
+pub use etag::ETag;
+pub use extract::actor;
+pub use holds::{HoldResource, read_hold};
 pub use openapi::openapi;
+pub use problem::{FieldError, Problem};
+pub use schedules::{ScheduleResource, order as read_schedule};
 pub use server::{serve, serve_operations};
+pub use session::{SESSION_COOKIE, is_same_site, session_secret};
+pub use submission::SubmissionBody;
+pub use trace::TraceId;
+pub use webhooks::read as read_webhook;
 
 /// What handlers need. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -99,29 +109,41 @@ impl ApiState {
         }
     }
 
+    /// A place among the clients that wait; `None` while there are too many.
+    pub fn place_to_wait(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.waits).try_acquire_owned().ok()
+    }
+
     /// Longest time until an answer begins, waits that the client asked for apart.
     fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.services.config.http.request_timeout_secs.get())
     }
 }
 
-/// Everything that this service answers.
-pub fn router(state: ApiState) -> Router {
-    let max_body_bytes = state.services.config.http.max_body_bytes.get();
-    let bounded = ServiceBuilder::new()
-        .layer(from_fn_with_state(state.clone(), limits::shed))
-        .layer(from_fn_with_state(state.clone(), limits::time_out))
-        .layer(DefaultBodyLimit::max(max_body_bytes));
+/// Everything that this service answers: the API, and the pages beside it.
+pub fn router(state: ApiState, pages: Router) -> Router {
     let every_request = ServiceBuilder::new()
         .layer(from_fn(trace::observe))
         .layer(from_fn(problem::render))
         .layer(from_fn(caching::forbid_storing))
         .layer(from_fn(limits::catch_panics));
-    Router::from(v1().layer(bounded).merge(operational()))
+    let v1 = bound(Router::from(v1()), &state);
+    v1.merge(Router::from(operational()))
+        .with_state(state)
+        .merge(pages)
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
         .layer(every_request)
-        .with_state(state)
+}
+
+/// Bounds how many requests are in work at once, how long each takes and how large its body is.
+pub fn bound<S: Clone + Send + Sync + 'static>(router: Router<S>, state: &ApiState) -> Router<S> {
+    let max_body_bytes = state.services.config.http.max_body_bytes.get();
+    let bounded = ServiceBuilder::new()
+        .layer(from_fn_with_state(state.clone(), limits::shed))
+        .layer(from_fn_with_state(state.clone(), limits::time_out))
+        .layer(DefaultBodyLimit::max(max_body_bytes));
+    router.layer(bounded)
 }
 
 /// Health and metrics alone: what a process without the API answers.

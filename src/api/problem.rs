@@ -160,6 +160,21 @@ impl Problem {
         self
     }
 
+    /// What kind it is.
+    pub fn kind(&self) -> ProblemKind {
+        self.0.kind
+    }
+
+    /// This occurrence in words.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// Each part of the request that was refused.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+
     /// Adds the execution's state.
     pub fn with_execution_status(mut self, status: Status) -> Self {
         self.0.execution_status = Some(status);

@@ -515,7 +515,10 @@ pub async fn next_times(
 }
 
 /// Reads a body: the schedule's own fields, and what is left as a submit.
-fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
+///
+/// # Errors
+/// A [`Problem`] with a pointer to each field that is missing, unknown or wrong.
+pub fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
     let mut errors = Vec::new();
     for name in ["name", "report", "cron"] {
         if !object.contains_key(name) {

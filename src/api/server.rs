@@ -46,7 +46,7 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// None at present: a failing accept is tried again.
-pub async fn serve(listener: TcpListener, state: ApiState) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, state: ApiState, pages: Router) -> io::Result<()> {
     let http = &state.services.config.http;
     let grace = Duration::from_secs(http.shutdown_grace_secs);
     let delay = Duration::from_secs(http.shutdown_delay_secs);
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, state: ApiState) -> io::Result<()> {
         closing.cancel();
     };
     let metrics = state.metrics.clone();
-    let serving = accept_until(listener, router(state), metrics, closing.clone(), grace);
+    let serving = accept_until(listener, router(state, pages), metrics, closing.clone(), grace);
     tokio::join!(first_stage, serving);
     Ok(())
 }

@@ -201,18 +201,9 @@ pub async fn create_webhook(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     _: NoQuery,
-    JsonObject(mut object): JsonObject,
+    JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let mut errors = Vec::new();
-    let name = required::<String>(&mut object, "name", NAME, &mut errors);
-    let name = name.and_then(|text| {
-        let name = text.parse::<ScheduleName>();
-        name.map_err(|_| errors.push(FieldError::at("/name", "invalid", NAME))).ok()
-    });
-    let order = order(object, &mut errors);
-    let (Some(name), Some(order), true) = (name, order, errors.is_empty()) else {
-        return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
-    };
+    let (name, order) = read(object)?;
     let made = state.services.create_webhook(&caller, &name, order).await?;
     let webhook = WebhookResource::from(made);
     let location = HeaderValue::try_from(webhook.itself.as_str()).expect("a path of ASCII");
@@ -514,6 +505,24 @@ pub async fn replay_failed(
 ) -> Result<Response, Problem> {
     let replayed = state.services.replay_deliveries(&caller, &name, None).await?;
     Ok((StatusCode::ACCEPTED, Json(Replayed { replayed })).into_response())
+}
+
+/// Reads a webhook to be made.
+///
+/// # Errors
+/// A [`Problem`] with a pointer to each field that is missing, unknown or wrong.
+pub fn read(mut object: Map<String, Value>) -> Result<(ScheduleName, WebhookOrder), Problem> {
+    let mut errors = Vec::new();
+    let name = required::<String>(&mut object, "name", NAME, &mut errors);
+    let name = name.and_then(|text| {
+        let name = text.parse::<ScheduleName>();
+        name.map_err(|_| errors.push(FieldError::at("/name", "invalid", NAME))).ok()
+    });
+    let order = order(object, &mut errors);
+    let (Some(name), Some(order), true) = (name, order, errors.is_empty()) else {
+        return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
+    };
+    Ok((name, order))
 }
 
 /// Reads what a body says of where and what, and refuses everything else in it.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use crate::api::{self, ApiState};
 use crate::service::Services;
-use crate::{db, scheduler, schema, telemetry, worker};
+use crate::{console, db, scheduler, schema, telemetry, worker};
 
 /// How often the use of pools is told.
 const POOL_TICK: Duration = Duration::from_secs(5);
@@ -141,7 +141,8 @@ pub async fn run_parts(
         let state = ApiState::new(services.clone(), metrics, shutdown.clone());
         let ended = shutdown.clone().drop_guard();
         others.spawn(async move {
-            let served = api::serve(listener, state).await.context("serve the API");
+            let pages = console::router(&state);
+            let served = api::serve(listener, state, pages).await.context("serve the API");
             drop(ended);
             served
         });

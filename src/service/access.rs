@@ -133,6 +133,27 @@ impl Caller {
         }
     }
 
+    /// Who is signed in to the console, perhaps with a token, whose scopes count.
+    pub(super) fn signed_in(
+        is_superuser: bool,
+        permissions: Vec<String>,
+        token: Option<(i64, Option<Vec<String>>)>,
+        actor: Actor,
+        trace_id: String,
+    ) -> Self {
+        let (token_id, scopes) = token.unzip();
+        let scopes = scopes.flatten();
+        Self {
+            user_id: actor.user_id,
+            token_id,
+            may_everything: is_superuser,
+            permissions: permissions.into_iter().collect(),
+            scopes: scopes.map(|scopes| scopes.into_iter().collect()),
+            actor,
+            trace_id,
+        }
+    }
+
     /// Whether the caller's roles give a permission and the token's scopes let it through.
     pub fn may(&self, codename: &str) -> bool {
         let granted = self.may_everything || self.permissions.contains(codename);

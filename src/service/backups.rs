@@ -438,6 +438,7 @@ impl Restored {
             reports: ReportDatabase::new(reports),
             store: self.store.clone(),
             config: Arc::new(self.config.clone()),
+            passwords: Default::default(),
         })
     }
 }

@@ -335,6 +335,23 @@ impl Services {
         Ok(Followed { execution, queue_position, typical_secs })
     }
 
+    /// For how long an execution has been running, by the database's clock; `None` if it does not.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn running_secs(&self, execution: &Execution) -> Result<Option<f64>, ServiceError> {
+        let (Status::Processing | Status::Cancelling, Some(since)) =
+            (execution.status, execution.started_at)
+        else {
+            return Ok(None);
+        };
+        let secs = sqlx::query_scalar("select extract(epoch from now() - $1)::float8")
+            .bind(since)
+            .fetch_one(&self.db)
+            .await?;
+        Ok(Some(secs))
+    }
+
     /// Lists executions that the caller may see, newest first. `mine` is implied without the
     /// permission to see all. One more than [`MAX_PAGE`] may be asked for, so that a page knows
     /// whether another follows.

@@ -32,14 +32,18 @@ pub mod formats;
 mod health;
 pub mod hold_copies;
 pub mod holds;
+pub mod overview;
+pub mod passwords;
 pub mod people_runs;
 pub mod policies;
+pub mod preview;
 pub mod queues;
 pub mod report_deliveries;
 pub mod reports;
 pub mod results;
 pub mod runs;
 pub mod schedules;
+pub mod sessions;
 pub mod sharing;
 pub mod sweep;
 pub mod tokens;
@@ -58,6 +62,8 @@ pub struct Services {
     pub store: Store,
     /// Settings.
     pub config: Arc<Config>,
+    /// Checks passwords, a few at a time.
+    pub passwords: passwords::PasswordChecker,
 }
 
 /// Most entries on a page of a list.
@@ -165,6 +171,12 @@ pub enum ServiceError {
     /// A backup could not be made, read, proven or deleted.
     #[error(transparent)]
     Backup(Box<BackupError>),
+    /// Somebody tried too often to sign in.
+    #[error("too many attempts to sign in: try again in {} minutes", retry_after_secs / 60)]
+    TooManySignIns {
+        /// Until tries are forgotten.
+        retry_after_secs: i32,
+    },
     /// The database does not answer.
     #[error("the database is not available")]
     DatabaseUnavailable(#[source] sqlx::Error),

@@ -14,6 +14,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "api",
             "backup",
             "config",
+            "console",
             "db",
             "policy",
             "postgres",
@@ -43,6 +44,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "writer",
         ],
     ),
+    // Pages share the API's front: session, limits, trace, problems and their status codes.
+    ("console", &["api", "db", "report", "retention", "service", "writer"]),
     (
         "service",
         &[
@@ -80,7 +83,9 @@ const MODULES: &[(&str, &[&str])] = &[
 
 /// Crates with one owner, or a few, and who that is.
 const CRATES: &[(&str, &[&str])] = &[
-    ("axum", &["api"]),
+    ("axum", &["api", "console"]),
+    ("minijinja", &["console"]),
+    ("djangohashers", &["service"]),
     ("base64", &["api", "notify"]),
     ("hyper", &["api"]),
     ("hyper_util", &["api"]),

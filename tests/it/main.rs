@@ -5,6 +5,7 @@ mod api;
 mod support;
 
 mod backup;
+mod console;
 mod deliveries;
 mod doctor;
 mod erasures;

@@ -155,7 +155,6 @@ async fn names_that_nothing_can_have_are_404() {
         "/v1/nothing",
         "/v1",
         "/v2/reports",
-        "/",
         "/favicon.ico",
         "/v1/reports/",
         "/problems/unknown",

@@ -114,6 +114,7 @@ pub(super) fn services(config: &Config) -> Services {
         reports: report_database(&config.database).unwrap(),
         store: Store::open(&config.store).unwrap(),
         config: Arc::new(config.clone()),
+        passwords: Default::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use registrar::api::{self, ApiState};
+use registrar::console;
 use registrar::service::Services;
 use registrar::telemetry;
 use reqwest::{Client, Method, RequestBuilder};
@@ -31,7 +32,8 @@ impl Http {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let state = ApiState::new(services, metrics(), shutdown.clone());
-        let serving = tokio::spawn(api::serve(listener, state));
+        let pages = console::router(&state);
+        let serving = tokio::spawn(api::serve(listener, state, pages));
         let redirects = reqwest::redirect::Policy::none();
         let client = Client::builder().redirect(redirects).no_proxy().build().unwrap();
         Self { base, client, shutdown, serving }

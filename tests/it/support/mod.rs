@@ -4,6 +4,7 @@
 //! between tests, so they run in parallel, each in a process of its own or all in one.
 
 pub mod app;
+pub mod browser;
 pub mod database;
 pub mod http;
 pub mod lying_store;

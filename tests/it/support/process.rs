@@ -131,6 +131,7 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         database,
         http,
         operations,
+        console: _,
         store,
         worker,
         report,

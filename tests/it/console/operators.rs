@@ -1,0 +1,231 @@
+//! The pages of operators: previews, runs, holds, erasures, backups.
+
+use super::{Site, location};
+
+/// Every page that takes no number, with the permission that it asks for.
+const PAGES: &[(&str, &str)] = &[
+    ("/overview", "executions.view_all"),
+    ("/policies", "retention.view"),
+    ("/policies/archive-audit-logs", "retention.view"),
+    ("/policies/archive-audit-logs?preview=1", "retention.view"),
+    ("/runs", "retention.view"),
+    ("/runs?status=failed", "retention.view"),
+    ("/holds", "retention.view"),
+    ("/erasures", "users.manage"),
+    ("/queues", "executions.view_all"),
+    ("/audit", "audit.view"),
+    ("/audit?action=token.created&user_id=1&from=2026-01-01&until=x&before=9", "audit.view"),
+    ("/webhooks", "webhooks.manage"),
+    ("/backups", "backups.view"),
+];
+
+impl Site {
+    /// Adds permissions that the sample roles do not give.
+    pub async fn grant(&self, username: &str, codename: &str) {
+        sqlx::query(
+            "with permission as (
+                 insert into permissions (codename, name) values ($2, $2)
+                 on conflict (codename) do update set name = excluded.name
+                 returning id
+             )
+             insert into role_permissions (role_id, permission_id)
+             select ur.role_id, permission.id
+               from users u
+               join user_roles ur on ur.user_id = u.id
+              cross join permission
+              where u.username = $1
+             on conflict do nothing",
+        )
+        .bind(username)
+        .bind(codename)
+        .execute(&self.app.services.db)
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn pages_open_for_those_who_may_and_for_nobody_else() {
+    let site = Site::start().await;
+    let bystander = site.bystander().await;
+    let nobody = site.visitor(&bystander).await;
+    for (path, codename) in PAGES {
+        let visitor = site.visitor_who_may(codename).await;
+        visitor.page(path).await;
+        assert_eq!(nobody.get(path).await.status(), 403, "{path}");
+    }
+    for (path, fields) in [
+        ("/policies/archive-audit-logs/runs", vec![("digest", "x")]),
+        ("/runs/1/approve", vec![]),
+        ("/runs/1/cancel", vec![]),
+        ("/holds", vec![("scope", "table"), ("table", "users"), ("reason", "x")]),
+        ("/holds/1/release", vec![("reason", "x")]),
+        ("/erasures", vec![("subject_id", "1")]),
+        ("/erasures/1/cancel", vec![]),
+        ("/backups/20260301T013000Z-1a2b3c4d/verify", vec![]),
+        ("/queues/reports/pause", vec![]),
+        ("/workers/somebody/drain", vec![]),
+        (
+            "/webhooks",
+            vec![("name", "portal"), ("url", "https://example.org"), ("events", "run.finished")],
+        ),
+        ("/webhooks/portal/ping", vec![]),
+    ] {
+        let status = nobody.post(path, &fields).await.status().as_u16();
+        assert!([403, 404].contains(&status), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_previewed_approved_by_another_and_run() {
+    let site = Site::start().await;
+    let asking = site.username_who_may("retention.run").await;
+    let visitor = site.visitor(&asking).await;
+    let page = visitor.page("/policies/archive-audit-logs?preview=1").await;
+    assert!(page.contains("audit_logs") && page.contains("<svg class=\"chart\""), "{page}");
+    let digest = page.split("name=\"digest\" value=\"").nth(1).expect("a digest");
+    let digest = digest.split('"').next().unwrap().to_owned();
+    let stale = visitor.post("/policies/archive-audit-logs/runs", &[("digest", "00")]).await;
+    assert_eq!(stale.status(), 409);
+    assert!(stale.text().await.unwrap().contains("digest"));
+    let started = visitor.post("/policies/archive-audit-logs/runs", &[("digest", &digest)]).await;
+    assert_eq!(started.status(), 303, "{}", started.text().await.unwrap());
+    let path = location(&started).to_owned();
+    let id: i64 = path.rsplit('/').next().unwrap().parse().unwrap();
+    let own = visitor.post(&format!("{path}/approve"), &[]).await;
+    assert_eq!(own.status(), 409, "nobody approves their own run");
+    let other = second(&site, &asking).await;
+    let approved = site.visitor(&other).await.post(&format!("{path}/approve"), &[]).await;
+    assert_eq!(approved.status(), 303, "{}", approved.text().await.unwrap());
+    let worker = site.app.start_worker().await;
+    site.app
+        .wait_for("the run to end", async || {
+            let run = site.app.services.show_run(&site.app.operator(), id).await.unwrap().run;
+            run.status.is_final()
+        })
+        .await;
+    worker.stop().await;
+    let page = visitor.page(&path).await;
+    assert!(page.contains("completed") && page.contains("/certificate"), "{page}");
+}
+
+/// Another account that may approve.
+pub async fn second(site: &Site, first: &str) -> String {
+    sqlx::query_scalar(
+        "select u.username
+           from users u
+           join user_roles ur on ur.user_id = u.id
+           join role_permissions rp on rp.role_id = ur.role_id
+           join permissions p on p.id = rp.permission_id
+          where p.codename = 'retention.approve' and u.username <> $1
+            and u.is_active and u.deleted_at is null
+          order by u.id
+          limit 1",
+    )
+    .bind(first)
+    .fetch_one(&site.app.services.db)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_hold_is_placed_and_released() {
+    let site = Site::start().await;
+    let visitor = site.visitor_who_may("holds.manage").await;
+    let refused = visitor.post("/holds", &[("scope", "table"), ("table", "users")]).await;
+    assert_eq!(refused.status(), 422);
+    let fields = [("scope", "table"), ("table", "audit_logs"), ("reason", "<b>case 7</b>")];
+    let placed = visitor.post("/holds", &fields).await;
+    assert_eq!(placed.status(), 303, "{}", placed.text().await.unwrap());
+    let page = visitor.page(location(&placed)).await;
+    assert!(page.contains("in force") && page.contains("&lt;b&gt;case 7"), "{page}");
+    let id = page.split("/holds/").nth(1).unwrap().split('/').next().unwrap();
+    let released = visitor.post(&format!("/holds/{id}/release"), &[("reason", "over")]).await;
+    assert_eq!(released.status(), 303);
+    assert!(visitor.page("/holds").await.contains("ended"));
+}
+
+#[tokio::test]
+async fn an_erasure_is_requested_and_called_back() {
+    let site = Site::start().await;
+    let visitor = site.visitor_who_may("users.manage").await;
+    let person: i32 = sqlx::query_scalar(
+        "select id from users where is_active and deleted_at is null and not is_staff
+          order by id desc limit 1",
+    )
+    .fetch_one(&site.app.services.db)
+    .await
+    .unwrap();
+    let asked = visitor.post("/erasures", &[("subject_id", &person.to_string())]).await;
+    assert_eq!(asked.status(), 303, "{}", asked.text().await.unwrap());
+    let page = visitor.page("/erasures").await;
+    let id = page.split("action=\"/erasures/").nth(1).expect("it can be called back");
+    let id = id.split('/').next().unwrap().to_owned();
+    let cancelled = visitor.post(&format!("/erasures/{id}/cancel"), &[]).await;
+    assert_eq!(cancelled.status(), 303, "{}", cancelled.text().await.unwrap());
+    assert!(visitor.page("/erasures").await.contains("cancelled"));
+}
+
+#[tokio::test]
+async fn a_queue_is_paused_and_a_worker_drained() {
+    let site = Site::start().await;
+    let visitor = site.visitor_who_may("queues.manage").await;
+    let worker = site.app.start_worker().await;
+    let page = visitor.page("/queues").await;
+    let id = page.split("/workers/").nth(1).expect("the worker").split('/').next().unwrap();
+    for (path, shown) in [
+        ("/queues/reports/pause".to_owned(), "paused"),
+        ("/queues/reports/resume".to_owned(), "active"),
+        (format!("/workers/{id}/drain"), "draining"),
+    ] {
+        let changed = visitor.post(&path, &[]).await;
+        assert_eq!(changed.status(), 303, "{}", changed.text().await.unwrap());
+        assert!(visitor.page(location(&changed)).await.contains(shown), "{path}");
+    }
+    worker.stop().await;
+    for (path, status) in [("/queues/no-such/pause", 404), ("/queues/reports/explode", 404)] {
+        assert_eq!(visitor.post(path, &[]).await.status(), status, "{path}");
+    }
+    let auditor = site.visitor_who_may("audit.view").await;
+    let page = auditor.page("/audit?action=queue.paused").await;
+    assert!(page.contains("<td class=\"mono\">queue.paused</td>"), "{page}");
+    assert!(!page.contains("<td class=\"mono\">queue.resumed</td>"));
+}
+
+#[tokio::test]
+async fn a_webhook_is_made_tried_out_and_deleted() {
+    let site = Site::start().await;
+    let visitor = site.visitor_who_may("webhooks.manage").await;
+    let address = format!("{}/nowhere", site.http.base);
+    let refused = visitor.post("/webhooks", &[("name", "portal"), ("url", &address)]).await;
+    assert_eq!(refused.status(), 422);
+    let fields = [
+        ("name", "portal"),
+        ("url", &address),
+        ("events", "run.finished"),
+        ("events", "execution.failed"),
+    ];
+    let made = visitor.post("/webhooks", &fields).await;
+    let status = made.status();
+    let page = made.text().await.unwrap();
+    assert!(status == 200 && page.contains("whsec_"), "{status}: {page}");
+    assert!(!visitor.page("/webhooks/portal").await.contains("whsec_"), "once");
+    for (verb, shown) in [
+        ("ping", "webhook.ping"),
+        ("disable", "by_hand"),
+        ("enable", "active"),
+        ("replay", "Messages"),
+    ] {
+        let changed = visitor.post(&format!("/webhooks/portal/{verb}"), &[]).await;
+        assert_eq!(changed.status(), 303, "{verb}: {}", changed.text().await.unwrap());
+        assert!(visitor.page(location(&changed)).await.contains(shown), "{verb}");
+    }
+    let secret = visitor.post("/webhooks/portal/secret", &[]).await;
+    assert!(secret.text().await.unwrap().contains("whsec_"));
+    assert_eq!(visitor.post("/webhooks/portal/delete", &[]).await.status(), 303);
+    assert_eq!(visitor.get("/webhooks/portal").await.status(), 404);
+    for action in ["webhook.created", "webhook.pinged", "webhook.secret_rotated", "webhook.deleted"]
+    {
+        assert_eq!(site.audited(action).await, 1, "{action}");
+    }
+}
