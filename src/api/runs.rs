@@ -381,7 +381,7 @@ fn run_example(status: &str) -> Value {
         "code_version": "0.1.0", "as_of": "2026-07-01T00:00:00Z", "status": status,
         "origin": "user", "preview_digest": "00065e1c7a4f8000d2…", "requested_by": 1,
         "approved_by": null, "approved_at": null, "attempt": 1, "lease_owner": null,
-        "waiting_for": null, "error_code": null, "error_message": null,
+        "waiting_for": null, "waiting_since": null, "error_code": null, "error_message": null,
         "created_at": "2026-07-01T00:00:05Z", "started_at": null, "completed_at": null,
     })
 }

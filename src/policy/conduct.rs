@@ -83,7 +83,7 @@ impl Share {
 }
 
 /// Signs of load that make a run wait between two chunks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PauseWhen {
     /// A replica is this far behind.
     pub replica_lag: Option<Timespan>,
@@ -91,6 +91,19 @@ pub struct PauseWhen {
     pub oldest_transaction: Option<Timespan>,
     /// The machine's load divided by its cores.
     pub load_per_core: Option<f64>,
+    /// Longest wait: a run that could do nothing for so long fails, and can be resumed.
+    pub at_most: Timespan,
+}
+
+impl Default for PauseWhen {
+    fn default() -> Self {
+        Self {
+            replica_lag: None,
+            oldest_transaction: None,
+            load_per_core: None,
+            at_most: Timespan::from_millis(12 * 3_600_000),
+        }
+    }
 }
 
 /// When a second person is asked.

@@ -141,11 +141,13 @@ fn read_pause_when(table: Reader<'_, '_>) -> Option<PauseWhen> {
         }
         load
     });
+    let at_most = timespan(&table, "at_most", PauseWhen::default().at_most);
     table.finish();
     Some(PauseWhen {
         replica_lag: replica_lag?,
         oldest_transaction: oldest_transaction?,
         load_per_core: load_per_core?,
+        at_most: at_most?,
     })
 }
 

@@ -12,9 +12,10 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::calm::Watch;
 use super::error::{RetentionError, is_lock_conflict};
 use super::run;
-use crate::policy::{Limits, PauseWhen};
+use crate::policy::Limits;
 
 /// Rows of the first chunk: small, because nobody knows yet how long a row takes.
 const FIRST_ROWS: i64 = 500;
@@ -88,6 +89,7 @@ pub struct ChunkLoop<'a> {
     limits: Limits,
     time_zone: &'static str,
     rows: i64,
+    watch: Watch,
     looked_at: Option<Instant>,
 }
 
@@ -99,7 +101,9 @@ impl<'a> ChunkLoop<'a> {
         limits: Limits,
         time_zone: chrono_tz::Tz,
     ) -> Self {
-        Self { db, attempt, limits, time_zone: time_zone.name(), rows: FIRST_ROWS, looked_at: None }
+        let watch = Watch::new(limits.pause_when);
+        let time_zone = time_zone.name();
+        Self { db, attempt, limits, time_zone, rows: FIRST_ROWS, watch, looked_at: None }
     }
 
     /// Runs chunks until there is nothing left.
@@ -181,26 +185,29 @@ impl<'a> ChunkLoop<'a> {
         self.rows = rows.clamp(MIN_ROWS, MAX_ROWS);
     }
 
-    /// Waits while the policy's signs of load say so, and says what for.
+    /// Waits while the policy's signs of load say so, and says what for; but not for ever.
     ///
     /// # Errors
-    /// [`RetentionError::Lost`], [`RetentionError::Stopped`], or the database's.
+    /// [`RetentionError::Lost`], [`RetentionError::Stopped`], [`RetentionError::Busy`], or the
+    /// database's.
     pub async fn wait_for_calm(&mut self) -> Result<(), RetentionError> {
-        let signs = self.limits.pause_when;
         if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
+        let most = self.limits.pause_when.at_most;
+        let began = Instant::now();
         let mut has_waited = false;
         let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
         loop {
             let mut connection = self.db.acquire().await?;
-            let reason = sign_of_load(&mut connection, &signs).await?;
+            let reason = self.watch.look(&mut connection).await?;
             if reason.is_some() || has_waited {
                 run::note_waiting(&mut connection, run_id, number, reason.as_deref()).await?;
             }
             self.looked_at = Some(Instant::now());
-            if reason.is_none() {
-                return Ok(());
+            let Some(reason) = reason else { return Ok(()) };
+            if began.elapsed() >= most.duration() {
+                return Err(RetentionError::Busy { reason, most });
             }
             if !run::beat(&mut connection, run_id, number, lease_secs).await? {
                 return Err(RetentionError::Lost);
@@ -217,50 +224,4 @@ impl<'a> ChunkLoop<'a> {
             () = tokio::time::sleep(time) => Ok(()),
         }
     }
-}
-
-/// Why a run should wait, if it should.
-async fn sign_of_load(
-    connection: &mut PgConnection,
-    signs: &PauseWhen,
-) -> Result<Option<String>, sqlx::Error> {
-    if let Some(most) = signs.replica_lag {
-        let lag: Option<f64> = sqlx::query_scalar(
-            "select max(extract(epoch from replay_lag))::float8 from pg_stat_replication",
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        if lag.is_some_and(|lag| lag > most.duration().as_secs_f64()) {
-            return Ok(Some(format!("a replica is over {most} behind")));
-        }
-    }
-    if let Some(most) = signs.oldest_transaction {
-        let age: Option<f64> = sqlx::query_scalar(
-            "select max(extract(epoch from now() - xact_start))::float8
-               from pg_stat_activity
-              where pid <> pg_backend_pid() and backend_type = 'client backend'
-                and datname = current_database()",
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        if age.is_some_and(|age| age > most.duration().as_secs_f64()) {
-            return Ok(Some(format!("a transaction has been open for over {most}")));
-        }
-    }
-    if let Some(most) = signs.load_per_core
-        && load_per_core().is_some_and(|load| load > most)
-    {
-        return Ok(Some(format!("this machine's load is over {most} per core")));
-    }
-    Ok(None)
-}
-
-/// The load of this machine over the last minute, where `/proc` tells it.
-fn load_per_core() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    let load: f64 = text.split(' ').next()?.parse().ok()?;
-    let cores = std::thread::available_parallelism().ok()?;
-    #[expect(clippy::cast_precision_loss, reason = "machines have fewer cores")]
-    let cores = cores.get() as f64;
-    Some(load / cores)
 }

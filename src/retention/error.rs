@@ -34,6 +34,14 @@ pub enum RetentionError {
     /// The store did not take, or not give back, an export.
     #[error("rows cannot be exported: {0}")]
     Store(#[from] crate::store::StoreError),
+    /// What the policy says to wait for did not end.
+    #[error("nothing could be done for {most}: {reason}; resume the run when that is over")]
+    Busy {
+        /// What it was.
+        reason: String,
+        /// How long it was waited for.
+        most: crate::policy::Timespan,
+    },
     /// The store takes too long: rows are locked meanwhile.
     #[error("the store took longer than {} s over an export", .limit.as_secs())]
     SlowStore {
@@ -65,6 +73,7 @@ impl RetentionError {
             Self::Stopped => "stopped",
             Self::Locked { .. } => "locked",
             Self::Unequal { .. } => "unequal",
+            Self::Busy { .. } => "busy",
             Self::Store(_) | Self::SlowStore { .. } => "store",
             Self::Unavailable { .. } => "unavailable",
             Self::Database(_) => "database",
@@ -79,7 +88,11 @@ impl RetentionError {
             | Self::SlowStore { .. }
             | Self::Unavailable { .. } => true,
             Self::Database(error) => is_passing(error),
-            Self::Refused { .. } | Self::Lost | Self::Stopped | Self::Unequal { .. } => false,
+            Self::Refused { .. }
+            | Self::Lost
+            | Self::Stopped
+            | Self::Busy { .. }
+            | Self::Unequal { .. } => false,
         }
     }
 }
@@ -110,6 +123,7 @@ pub(super) fn is_lock_conflict(error: &RetentionError) -> bool {
         RetentionError::Refused { .. }
         | RetentionError::Lost
         | RetentionError::Stopped
+        | RetentionError::Busy { .. }
         | RetentionError::Locked { .. }
         | RetentionError::Store(_)
         | RetentionError::SlowStore { .. }

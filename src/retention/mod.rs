@@ -14,6 +14,7 @@
 pub mod account;
 pub mod anonymize;
 pub mod archive;
+mod calm;
 pub mod catalog;
 pub mod certificate;
 pub mod check;

@@ -220,6 +220,24 @@ pub struct ReferencePreview {
     pub planned: &'static str,
 }
 
+/// Whether the role sees what the policy waits for: PostgreSQL shows others' transactions and
+/// replicas as NULL to those who may not look.
+async fn blind_spot(
+    connection: &mut PgConnection,
+    policy: &Policy,
+) -> Result<Option<String>, sqlx::Error> {
+    let signs = &policy.limits.pause_when;
+    if signs.replica_lag.is_none() && signs.oldest_transaction.is_none() {
+        return Ok(None);
+    }
+    let may_look: bool = sqlx::query_scalar("select pg_has_role('pg_read_all_stats', 'usage')")
+        .fetch_one(connection)
+        .await?;
+    let message = "`pause_when` sees neither replicas nor other roles' transactions: grant \
+                   pg_read_all_stats to the role that runs policies";
+    Ok((!may_look).then(|| message.to_owned()))
+}
+
 /// Looks at everything that the plan would do, and does nothing.
 ///
 /// # Errors
@@ -238,6 +256,7 @@ pub async fn preview(
         format!("nothing to do in `{}`: the archive table is not made yet", name.plain())
     });
     let mut warnings: Vec<_> = absent.collect();
+    warnings.extend(blind_spot(connection, policy).await?);
     for rule in &rules {
         let table = preview_table(connection, catalog, &references, rule, &rules).await?;
         if table.indexes.is_empty() && table.total > SMALL_TABLE_ROWS {

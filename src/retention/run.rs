@@ -182,6 +182,8 @@ pub struct Run {
     pub lease_owner: Option<String>,
     /// What it waits for between two chunks.
     pub waiting_for: Option<String>,
+    /// Since when.
+    pub waiting_since: Option<DateTime<Utc>>,
     /// Why it failed or stopped, for programs.
     pub error_code: Option<String>,
     /// Why it failed or stopped, for people.
@@ -200,7 +202,8 @@ macro_rules! select_run {
         concat!(
             "select id, policy, kind, policy_digest, code_version, as_of, status, origin,
                     preview_digest, requested_by, approved_by, approved_at, attempt, lease_owner,
-                    waiting_for, error_code, error_message, created_at, started_at, completed_at
+                    waiting_for, case when waiting_for is not null then waiting_since end
+                    as waiting_since, error_code, error_message, created_at, started_at, completed_at
                from lifecycle_runs ",
             $tail
         )

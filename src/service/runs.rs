@@ -59,6 +59,7 @@ impl From<RetentionError> for ServiceError {
             other @ (RetentionError::Lost
             | RetentionError::Stopped
             | RetentionError::Locked { .. }
+            | RetentionError::Busy { .. }
             | RetentionError::SlowStore { .. }
             | RetentionError::Unavailable { .. }
             | RetentionError::Unequal { .. }) => {

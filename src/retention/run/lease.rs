@@ -143,7 +143,8 @@ pub async fn note_waiting(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update lifecycle_runs
-            set waiting_for = $3
+            set waiting_for = $3,
+                waiting_since = case when waiting_for is null then now() else waiting_since end
           where id = $1 and attempt = $2 and status = 'processing'
             and waiting_for is distinct from $3",
     )

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use registrar::policy::Policy;
+use registrar::policy::{PauseWhen, Policies, Policy};
 use registrar::retention::run::RunTable;
 
 use super::world::{World, policy};
+use crate::support::app::jobs_dir;
 use crate::support::database::Contents;
 
 /// What a run writes for itself.
@@ -118,5 +119,23 @@ async fn archiving_sessions_never_takes_course_enrollments_along_unplanned() {
     let tables = run_counted(&world, &policy("archive", &both)).await;
     assert_eq!((tables[0].done, tables[0].table_name.as_str()), (courses, "course_enrollments"));
     assert_eq!(world.number("select count(*) from archive.course_enrollments").await, courses);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_shipped_policies_take_nothing_that_they_do_not_name() {
+    let world = everything_is_old().await;
+    let policies = Policies::load(&jobs_dir()).unwrap_or_else(|error| panic!("{error}"));
+    for shipped in policies.policies.values() {
+        if !["archive", "purge"].contains(&shipped.kind.name()) {
+            continue;
+        }
+        // Ceilings are not what this is about.
+        let mut shipped = shipped.clone();
+        (shipped.limits.max_rows, shipped.limits.max_share) = (None, None);
+        // Nor is the load of the machine that the tests run on.
+        shipped.limits.pause_when = PauseWhen::default();
+        run_counted(&world, &shipped).await;
+    }
     world.end().await;
 }

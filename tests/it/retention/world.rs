@@ -29,7 +29,15 @@ pub struct World {
 impl World {
     /// The shipped schema, with these statements run on top.
     pub async fn new(contents: Contents, setup: &str) -> Self {
-        let database = TestDatabase::create(contents).await;
+        Self::in_database(TestDatabase::create(contents).await, setup).await
+    }
+
+    /// The same on another server.
+    pub async fn on(server_url: &str, contents: Contents, setup: &str) -> Self {
+        Self::in_database(TestDatabase::create_on(server_url, contents).await, setup).await
+    }
+
+    async fn in_database(database: TestDatabase, setup: &str) -> Self {
         let db = PgPoolOptions::new().max_connections(6).connect(&database.url).await.unwrap();
         let folder = TempDir::new().unwrap();
         let mut config = config();

@@ -1,0 +1,2 @@
+-- LOSES since when runs wait.
+alter table lifecycle_runs drop column waiting_since;
