@@ -26,8 +26,8 @@ mod export;
 mod lease;
 mod table;
 
-pub use export::{ExpiredExport, NewExport, RunExport};
-pub use export::{expired_exports, export_paths, exports_of};
+pub use export::{ExpiredExport, KeptExports, NewExport, RunExport};
+pub use export::{expired_exports, export_paths, exports_of, kept_exports};
 pub use export::{insert_export, next_export, note_removed};
 pub use lease::{
     Claimed, Orphan, beat, claim, claim_next, fence, give_back, lock, lock_orphans,

@@ -25,6 +25,7 @@ use super::certificate::{self, CertificateError, NewCertificate};
 use super::hold::HoldError;
 use super::keyring::{Key, KeyError, Keyring};
 use super::ledger::{self, Entry, LedgerError, LedgerObject, Step};
+use super::run;
 use super::sql;
 use super::treatment::Treatment;
 use crate::db::audit::{self, Actor};
@@ -254,7 +255,7 @@ impl Eraser<'_> {
         let acted_at = self.mark_acted(&people, changed > 0).await?;
         self.expire_results(&people, acted_at).await?;
         let verified = self.verify(&people, &names, acted_at).await?;
-        self.end(&people, verified, &begun, &mut outcome).await?;
+        self.end(&people, verified, acted_at, &begun, &mut outcome).await?;
         certificate::store_pending(self.db, self.store, self.keyring).await?;
         Ok(outcome)
     }
@@ -456,6 +457,7 @@ impl Eraser<'_> {
         &self,
         people: &People<'_>,
         verified: Verified,
+        acted_at: DateTime<Utc>,
         begun: &[Option<LedgerObject>],
         outcome: &mut Outcome,
     ) -> Result<(), EraseError> {
@@ -477,11 +479,15 @@ impl Eraser<'_> {
             Some(check) => Some(check.small_groups(self.db, self.plan).await?),
             None => None,
         };
+        // Files are not rewritten: what could be in them is said, and for how long.
+        let tables = self.plan.tables();
+        let exported = run::kept_exports(self.db, &tables, acted_at).await?;
         for person in verified_at.into_keys() {
             let ledger = [&begun[person], &completed[person]];
             let residue = verified.residue.get(&person).cloned().unwrap_or_default();
             let findings = json!({
                 "residue": residue,
+                "exported_files": exported,
                 "pseudonymous_columns": self.pseudonymous_columns(),
                 "small_groups": groups,
             });

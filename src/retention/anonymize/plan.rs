@@ -138,6 +138,14 @@ fn list(faults: &[PlanFault]) -> String {
 }
 
 impl Plan {
+    /// The live tables that say something of people.
+    pub(super) fn tables(&self) -> Vec<String> {
+        let visited = self.visits.iter().map(|visit| visit.origin.plain());
+        let searched = self.searched.iter().map(|searched| searched.origin.plain());
+        let tables: BTreeSet<_> = visited.chain(searched).collect();
+        tables.into_iter().collect()
+    }
+
     /// Makes the plan of a table of people, or says everything that is in its way.
     ///
     /// # Errors

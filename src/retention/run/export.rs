@@ -177,6 +177,41 @@ pub async fn expired_exports(
     .await
 }
 
+/// Files of one table that are in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct KeptExports {
+    /// The table whose rows they have.
+    pub table_name: String,
+    /// How many.
+    pub files: i64,
+    /// When the last of them goes; `None`: one of them stays for ever.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// What is in the store of rows that left these tables before an instant.
+///
+/// # Errors
+/// The database's.
+pub async fn kept_exports(
+    db: &PgPool,
+    tables: &[String],
+    before: DateTime<Utc>,
+) -> Result<Vec<KeptExports>, sqlx::Error> {
+    sqlx::query_as(
+        "select t.table_name, count(*) as files,
+                case when bool_and(e.expires_at is not null) then max(e.expires_at) end as until
+           from lifecycle_run_exports e
+           join lifecycle_run_tables t using (run_id, position)
+          where e.removed_at is null and e.created_at < $2 and t.table_name = any ($1)
+          group by t.table_name
+          order by t.table_name",
+    )
+    .bind(tables)
+    .bind(before)
+    .fetch_all(db)
+    .await
+}
+
 /// Notes that a file is gone.
 ///
 /// # Errors

@@ -38,6 +38,42 @@ async fn a_certificate_tells_what_was_done_and_names_nobody() {
 }
 
 #[tokio::test]
+async fn a_certificate_says_which_files_an_erasure_does_not_reach() {
+    let people = People::new().await;
+    people
+        .app
+        .execute(
+            "with run as (
+                 insert into lifecycle_runs (policy, kind, policy_digest, code_version, as_of,
+                                             status, origin)
+                 values ('archive-audit-logs', 'archive', repeat('0', 64), '0', now(), 'completed',
+                         'schedule')
+                 returning id),
+             tables as (
+                 insert into lifecycle_run_tables (run_id, position, table_name, action, total,
+                                                   eligible, held, indeterminate, blocked)
+                 select id, 0, 'audit_logs', 'archive', 2, 2, 0, 0, 0 from run
+                 returning run_id)
+             insert into lifecycle_run_exports (run_id, position, number, object_path, row_count,
+                                                size_bytes, sha256, expires_at, removed_at)
+             select run_id, 0, n, 'exports/' || n, 1, 1, repeat('0', 64),
+                    timestamptz '2090-01-01 00:00+00' + n * interval '1 day',
+                    case when n = 3 then now() end
+               from tables, generate_series(1, 3) n",
+        )
+        .await;
+    let erasure = people.erase(PERSON).await;
+    let operator = people.app.operator();
+    let subject = format!("erasure-{}", erasure.id);
+    let certificate = people.app.services.certificate(&operator, &subject).await.unwrap();
+    let document: serde_json::Value = serde_json::from_str(&certificate.document).unwrap();
+    let expected = serde_json::json!([
+        {"table_name": "audit_logs", "files": 2, "until": "2090-01-03T00:00:00Z"}
+    ]);
+    assert_eq!(document["findings"]["exported_files"], expected);
+}
+
+#[tokio::test]
 async fn any_tampering_shows() {
     let people = People::new().await;
     for subject in [PERSON, "1009", "1010"] {
