@@ -46,7 +46,7 @@ pub struct Limits {
     pub max_rows: Option<u64>,
     /// Most of a table's rows; above, it asks for approval.
     pub max_share: Option<Share>,
-    /// The size of a chunk adapts to this.
+    /// The size of a chunk adapts to this. Whoever needs a row of a chunk waits for so long.
     pub chunk_target: Timespan,
     /// Longest wait for a lock.
     pub lock_timeout: Timespan,
@@ -59,7 +59,7 @@ impl Default for Limits {
         Self {
             max_rows: None,
             max_share: None,
-            chunk_target: Timespan::from_millis(150),
+            chunk_target: Timespan::from_millis(75),
             lock_timeout: Timespan::from_millis(200),
             pause_when: PauseWhen::default(),
         }

@@ -178,6 +178,11 @@ impl Table {
         self.indexes.iter().any(|index| index.leads_with(columns))
     }
 
+    /// Whether an index finds rows by these columns, if only those in which one column has a value.
+    pub fn has_index_for(&self, columns: &[Ident]) -> bool {
+        self.indexes.iter().any(|index| index.finds(columns))
+    }
+
     /// Foreign keys of this table that point at `parent`.
     pub fn references_to<'a>(
         &'a self,
@@ -201,6 +206,19 @@ impl Index {
             && first.is_some_and(|first| {
                 columns.iter().all(|column| first.iter().flatten().any(|lead| lead == column))
             })
+    }
+
+    /// Whether a search by values of these columns can use it. One without the rows in which the
+    /// column is NULL is as good: no search finds those.
+    fn finds(&self, columns: &[Ident]) -> bool {
+        if self.leads_with(columns) {
+            return true;
+        }
+        let [column] = columns else { return false };
+        let leads = self.method == "btree" && self.columns.first() == Some(&Some(column.clone()));
+        let predicates =
+            [format!("({} IS NOT NULL)", column.as_str()), format!("({column} IS NOT NULL)")];
+        leads && self.predicate.as_ref().is_some_and(|predicate| predicates.contains(predicate))
     }
 }
 

@@ -5,16 +5,23 @@
 //! commits. The size of a chunk follows the time that the last one took. A lock that somebody else
 //! holds costs a short wait and a smaller chunk, never a long one. Between chunks the loop waits
 //! while replicas, long transactions or the machine's load ask for it.
+//!
+//! **Commits do not wait for the disk.** A crash of the server may so take back the last chunks, but
+//! always a chunk as a whole and never one without those behind it: rows, account and cursor were
+//! one transaction, and the log is written in order. The run then does them again. Whatever says to
+//! the outside that something is done (the end of a table, the run's end, its certificate) is
+//! committed with waiting, which brings all chunks before it to the disk first.
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::calm::Watch;
 use super::error::{RetentionError, is_lock_conflict};
 use super::run;
+use super::sql::{Literal, dynamic};
 use crate::policy::Limits;
 
 /// Rows of the first chunk: small, because nobody knows yet how long a row takes.
@@ -23,6 +30,9 @@ const FIRST_ROWS: i64 = 500;
 const MIN_ROWS: i64 = 20;
 /// More rows are slower, and hold their locks for longer (measured).
 const MAX_ROWS: i64 = 10_000;
+/// A chunk that took less time than asked for is followed by one with so many times the rows at
+/// most: the first sizes are guesses.
+const MOST_GROWTH: f64 = 4.0;
 /// Tries of one chunk against locks of others before the attempt ends.
 const MAX_TRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -61,8 +71,8 @@ pub trait Step {
         rows: i64,
     ) -> impl Future<Output = Result<Progress, RetentionError>> + Send;
 
-    /// Time of the last chunk that something else than the database took: smaller chunks would not
-    /// take less of it.
+    /// Time of the last chunk that went to what is the same for few rows and many, or that something
+    /// else than the database took: smaller chunks would not take less of it.
     fn elsewhere(&self) -> Duration {
         Duration::ZERO
     }
@@ -114,20 +124,21 @@ impl<'a> ChunkLoop<'a> {
     pub async fn run(&mut self, step: &mut impl Step) -> Result<(), RetentionError> {
         let mut tries = 0;
         let mut pause = FIRST_PAUSE;
+        // One connection for all: statements are prepared once for each.
+        let mut connection = self.db.acquire().await?;
         loop {
             if self.attempt.stop.is_cancelled() {
                 return Err(RetentionError::Stopped);
             }
             self.wait_for_calm().await?;
             let began = Instant::now();
-            match self.one(step).await {
-                Ok(Progress::End) => return Ok(()),
-                Ok(Progress::TooMany) => self.rows = (self.rows / 2).max(1),
-                Ok(Progress::More { walked }) => {
+            match self.one(&mut connection, step).await {
+                Ok((Progress::End, _)) => return Ok(()),
+                Ok((Progress::TooMany, _)) => self.rows = (self.rows / 2).max(1),
+                Ok((Progress::More { walked }, taken)) => {
                     (tries, pause) = (0, FIRST_PAUSE);
-                    let taken = began.elapsed();
                     metrics::histogram!("registrar_lifecycle_chunk_seconds")
-                        .record(taken.as_secs_f64());
+                        .record(began.elapsed().as_secs_f64());
                     self.adapt(taken.saturating_sub(step.elsewhere()), walked);
                 }
                 Err(error) if is_lock_conflict(&error) => {
@@ -145,41 +156,58 @@ impl<'a> ChunkLoop<'a> {
         }
     }
 
-    async fn one(&self, step: &mut impl Step) -> Result<Progress, RetentionError> {
-        let mut tx = self.db.begin().await?;
-        sqlx::query(
-            "select set_config('lock_timeout', $1, true),
-                    set_config('statement_timeout', $2, true),
-                    set_config('TimeZone', $3, true)",
-        )
-        .bind(self.limits.lock_timeout.duration().as_millis().to_string())
-        .bind(STATEMENT_TIMEOUT.as_millis().to_string())
-        .bind(self.time_zone)
-        .execute(&mut *tx)
-        .await?;
+    /// One transaction, and how long its step took.
+    async fn one(
+        &self,
+        connection: &mut PgConnection,
+        step: &mut impl Step,
+    ) -> Result<(Progress, Duration), RetentionError> {
+        let mut tx = connection.begin_with(dynamic(self.begin())).await?;
         let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
         if !run::fence(&mut tx, run_id, number, lease_secs).await? {
             return Err(RetentionError::Lost);
         }
+        let began = Instant::now();
         let progress = step.chunk(&mut tx, self.rows).await?;
+        let taken = began.elapsed();
         match progress {
             Progress::TooMany => tx.rollback().await?,
             Progress::More { .. } | Progress::End => tx.commit().await?,
         }
-        Ok(progress)
+        Ok((progress, taken))
     }
 
-    /// Twice as many rows at most, half as many at least: one odd chunk says little.
+    /// The first statements of a chunk, sent as one. Those behind them are planned once and not for
+    /// each chunk's values: with these, the planner would look at thousands of places one by one,
+    /// and at index entries of rows that are gone. Such plans are made for the walk's order, which
+    /// only an index gives without sorting what is left of the table.
+    fn begin(&self) -> String {
+        format!(
+            "begin;
+             set local lock_timeout = {};
+             set local statement_timeout = {};
+             set local timezone = {};
+             set local synchronous_commit = off;
+             set local plan_cache_mode = force_generic_plan;
+             set local enable_sort = off;
+             set local jit = off",
+            self.limits.lock_timeout.duration().as_millis(),
+            STATEMENT_TIMEOUT.as_millis(),
+            Literal::new(self.time_zone),
+        )
+    }
+
+    /// A few times as many rows at most, half as many at least: one odd chunk says little.
     fn adapt(&mut self, taken: Duration, walked: i64) {
         let target = self.limits.chunk_target.duration().as_secs_f64();
-        let factor = (target / taken.as_secs_f64().max(0.000_1)).clamp(0.5, 2.0);
+        let factor = (target / taken.as_secs_f64().max(0.000_1)).clamp(0.5, MOST_GROWTH);
         if factor > 1.0 && walked < self.rows {
             return; // the last chunk of a table was not full and tells nothing
         }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
-            reason = "between 20 and 20,000"
+            reason = "between 10 and 40,000"
         )]
         let rows = (self.rows as f64 * factor) as i64;
         self.rows = rows.clamp(MIN_ROWS, MAX_ROWS);

@@ -16,12 +16,13 @@ use super::chunk::{Attempt, ChunkLoop};
 use super::error::RetentionError;
 use super::export::{self, Exporter};
 use super::guard::Guard;
-use super::moves::{From, Move, is_backward};
+use super::moves::Move;
 use super::plan::{Plan, preview};
 use super::reference::References;
 use super::rule::{Action, Rule};
 use super::run::{self, Claimed, RunTable};
 use super::sql::{Ident, TableName, dynamic};
+use super::walk::{From, Walk};
 use crate::policy::{ApprovalRule, Classification, Policy};
 use crate::store::Store;
 
@@ -261,15 +262,19 @@ impl Worker<'_> {
         let mut resumed = resumed.filter(|_| !placed.rule.is_partitioned());
         let rules: Vec<_> =
             placed.rule.places.iter().map(|place| placed.rule.in_place(place)).collect();
+        let mut old = placed.table.eligible + placed.table.held + placed.table.blocked;
         loop {
             let mut walked = None;
             for rule in &rules {
-                let walk = match resumed.take() {
-                    Some((cursor, last)) => Some((From::After(cursor), last)),
-                    None => self.begin_walk(&mut connection, placed, rule).await?,
+                let begun = match resumed.take() {
+                    Some((cursor, last)) => {
+                        let walk = Walk::ending_at(self.catalog, rule, &last);
+                        Some((walk, From::After(cursor), last))
+                    }
+                    None => self.begin_walk(&mut connection, placed, rule, old).await?,
                 };
-                let Some(walk) = walk else { continue };
-                let mut step = self.step(placed, rule, walk);
+                let Some((walk, from, last_key)) = begun else { continue };
+                let mut step = self.step(placed, rule, walk, from, last_key);
                 chunks.run(&mut step).await?;
                 *walked.get_or_insert(0) += step.moved;
             }
@@ -279,6 +284,7 @@ impl Worker<'_> {
             if left == 0 {
                 break;
             }
+            old = left;
             idle = if walked == 0 { idle + 1 } else { 0 };
             if idle >= MAX_IDLE_PASSES {
                 tracing::warn!(
@@ -308,28 +314,32 @@ impl Worker<'_> {
     }
 
     /// Where a walk through a place begins and ends; `None`: nothing there is old enough.
-    async fn begin_walk(
-        &self,
+    /// About `old` rows are old enough.
+    async fn begin_walk<'s>(
+        &'s self,
         connection: &mut PgConnection,
         placed: &Placed<'_>,
-        rule: &Rule,
-    ) -> Result<Option<(From, Vec<String>)>, RetentionError> {
+        rule: &'s Rule,
+        old: i64,
+    ) -> Result<Option<(Walk<'s>, From, Vec<String>)>, RetentionError> {
         let mut tx = connection.begin().await?;
         set_zone(&mut tx, self.time_zone).await?;
-        let found = bounds(&mut tx, self.catalog, rule).await?;
-        let Some((first, last)) = found else { return Ok(None) };
+        let walk = Walk::choose(&mut tx, self.catalog, rule, old, placed.table.total).await?;
+        let Some((first, last)) = walk.bounds(&mut tx).await? else { return Ok(None) };
         self.beat(&mut tx).await?;
         let (run_id, position) = (self.attempt.run_id, placed.table.position);
         run::next_pass(&mut tx, run_id, position, &last).await?;
         tx.commit().await?;
-        Ok(Some((From::At(first), last)))
+        Ok(Some((walk, From::At(first), last)))
     }
 
     fn step<'s>(
         &'s self,
         placed: &Placed<'_>,
         rule: &'s Rule,
-        (from, last_key): (From, Vec<String>),
+        walk: Walk<'s>,
+        from: From,
+        last_key: Vec<String>,
     ) -> Move<'s> {
         let (store, run_id) = (self.store, self.attempt.run_id);
         Move {
@@ -338,6 +348,7 @@ impl Worker<'_> {
             run_id,
             position: placed.table.position,
             along_positions: placed.along.clone(),
+            walk,
             from,
             last_key,
             moved: 0,
@@ -410,14 +421,10 @@ impl Worker<'_> {
         let positions = placed.along.values().copied().chain([placed.table.position]);
         let names = placed.along.keys().chain([&placed.rule.table]);
         for (name, position) in names.zip(positions) {
-            let vacuum = dynamic(format!("vacuum (analyze) {name}"));
-            if let Err(error) = sqlx::raw_sql(vacuum).execute(&mut *connection).await {
-                // Autovacuum does the same later; the rows are where they should be.
-                tracing::warn!(
-                    table = name.plain(),
-                    error = RetentionError::from(error).to_string(),
-                    "cannot vacuum"
-                );
+            tidy(&mut connection, &format!("vacuum (analyze) {name}"), name).await;
+            if placed.rule.action == Action::Archive {
+                let archive = archive::archive_name(name);
+                tidy(&mut connection, &format!("analyze {archive}"), &archive).await;
             }
             let size: Option<i64> =
                 sqlx::query_scalar(SIZE).bind(name.to_string()).fetch_one(&mut *connection).await?;
@@ -428,6 +435,18 @@ impl Worker<'_> {
             tx.commit().await?;
         }
         Ok(())
+    }
+}
+
+/// Gives room back or looks at a table anew. Autovacuum does the same later, and the rows are where
+/// they should be: that it fails now is no reason to end a run.
+async fn tidy(connection: &mut PgConnection, statement: &str, table: &TableName) {
+    if let Err(error) = sqlx::raw_sql(dynamic(statement.to_owned())).execute(connection).await {
+        tracing::warn!(
+            table = table.plain(),
+            error = RetentionError::from(error).to_string(),
+            "cannot vacuum or analyze"
+        );
     }
 }
 
@@ -446,36 +465,4 @@ pub async fn set_zone(connection: &mut PgConnection, zone: Tz) -> Result<(), sql
 fn catalog_changed() -> RetentionError {
     let message = "the tables have changed since the run began: cancel it and start a new one";
     RetentionError::refused("catalog_changed", message)
-}
-
-/// The first and the last key of rows that are old enough, in the walk's direction.
-async fn bounds(
-    connection: &mut PgConnection,
-    catalog: &Catalog,
-    rule: &Rule,
-) -> Result<Option<(Vec<String>, Vec<String>)>, RetentionError> {
-    let names: Vec<_> = rule.key.iter().map(|column| column.name.to_string()).collect();
-    let texts: Vec<_> = names.iter().map(|name| format!("{name}::text")).collect();
-    let order = |direction: &str| {
-        let parts: Vec<_> = names.iter().map(|name| format!("{name} {direction}")).collect();
-        parts.join(", ")
-    };
-    let (first, last) = if is_backward(catalog, rule) { ("desc", "asc") } else { ("asc", "desc") };
-    let keys: Vec<_> = names.iter().map(|name| format!("{}.{name}", rule.alias())).collect();
-    let statement = format!(
-        "with eligible as materialized (
-             select {keys} from {table} as {alias} where {condition})
-         select (select array[{texts}] from eligible order by {ascending} limit 1),
-                (select array[{texts}] from eligible order by {descending} limit 1)",
-        keys = keys.join(", "),
-        table = rule.place,
-        alias = rule.alias(),
-        condition = rule.is_eligible(),
-        texts = texts.join(", "),
-        ascending = order(first),
-        descending = order(last),
-    );
-    let found: (Option<Vec<String>>, Option<Vec<String>>) =
-        sqlx::query_as(dynamic(statement)).persistent(false).fetch_one(connection).await?;
-    Ok(found.0.zip(found.1))
 }

@@ -35,3 +35,4 @@ pub mod rule;
 pub mod run;
 pub mod sql;
 pub mod treatment;
+pub mod walk;

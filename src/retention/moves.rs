@@ -1,7 +1,7 @@
 //! One chunk of an archive or a purge: lock, look again, act, account.
 //!
-//! 1. A window of the primary key is walked. In it the rows that may go are locked with SKIP
-//!    LOCKED: a row that somebody works on is left for a later pass.
+//! 1. A window of the table is walked (see [`super::walk`]). In it the rows that may go are locked
+//!    with SKIP LOCKED: a row that somebody works on is left for a later pass.
 //! 2. What goes along with them is collected and locked, from parents to children. From here on
 //!    nobody can add a reference to any of these rows: it would have to lock what we have locked.
 //! 3. One statement with a fresh snapshot deletes them all, each root row only if it is still
@@ -10,12 +10,15 @@
 //! 4. What left and what arrived are compared by count and checksum; a difference rolls back.
 //!
 //! Where the policy asks for an export, what is about to leave is written to the store between 2 and
-//! 3. The cursor is stored in the same transaction.
+//! 3. The cursor is stored in the same transaction. Where nothing can go along, nothing is exported
+//! and no foreign key points at the table, nobody can come between 1 and 3: they are one statement.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+use tokio::time::Instant;
 
 use super::archive::{ARCHIVE_RUN_ID, ARCHIVED_AT, archive_name, row_hash, run_literal};
 use super::catalog::{Catalog, Table};
@@ -26,7 +29,11 @@ use super::guard::Guard;
 use super::reference::References;
 use super::rule::{Action, Rule, key_match};
 use super::run::{self, ChunkDone};
-use super::sql::{Ident, Literal, TableName, dynamic, list};
+use super::sql::{Ident, TableName, dynamic, list};
+use super::walk::{From, Walk};
+
+/// The row that has arrived in the archive, in a statement.
+const KEPT: &str = "\"~kept\"";
 
 /// A walk through one table.
 #[derive(Debug)]
@@ -41,6 +48,8 @@ pub struct Move<'a> {
     pub position: i32,
     /// The places of the tables whose rows go along.
     pub along_positions: BTreeMap<TableName, i32>,
+    /// In which order.
+    pub walk: Walk<'a>,
     /// Where the walk is.
     pub from: From,
     /// Where it ends.
@@ -51,17 +60,8 @@ pub struct Move<'a> {
     pub guard: Guard,
     /// Writes rows to the store before they leave.
     pub exporter: Option<Exporter<'a>>,
-    /// Time of the last chunk that the store took.
+    /// Time of the last chunk that the store, the holds and the account took.
     pub elsewhere: Duration,
-}
-
-/// Where a walk goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
-    /// With this key.
-    At(Vec<String>),
-    /// Behind this key.
-    After(Vec<String>),
 }
 
 /// Rows by their place in the table; they are locked, so they stay there.
@@ -82,7 +82,6 @@ struct Gone {
 struct Window {
     walked: i64,
     last: Option<Vec<String>>,
-    places: Vec<String>,
 }
 
 impl Step for Move<'_> {
@@ -95,13 +94,21 @@ impl Step for Move<'_> {
         connection: &mut PgConnection,
         rows: i64,
     ) -> Result<Progress, RetentionError> {
+        let began = Instant::now();
         self.guard.for_chunk(connection).await?;
+        self.elsewhere = began.elapsed();
         let guard = self.guard.clone();
         let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
         let references = References::now(self.catalog, &held);
-        let window = self.lock_window(connection, &references, rows).await?;
+        if self.is_alone() {
+            let (window, gone) = self.move_window(connection, &references, rows).await?;
+            let Some(last) = window.last else { return Ok(Progress::End) };
+            self.account(connection, &gone, &Files::new(), last).await?;
+            return Ok(Progress::More { walked: window.walked });
+        }
+        let (window, roots) = self.lock_window(connection, &references, rows).await?;
         let Some(last) = window.last else { return Ok(Progress::End) };
-        let roots = Places::from([(self.rule.table.clone(), window.places)]);
+        let roots = Places::from([(self.rule.table.clone(), roots)]);
         let places = match self.collect_along(connection, &references, roots).await? {
             Some(places) => places,
             None if window.walked > 1 => return Ok(Progress::TooMany),
@@ -116,7 +123,34 @@ impl Step for Move<'_> {
             // A parent has changed between the two: another look tells what may go.
             return Ok(Progress::TooMany);
         }
-        for Gone { table, done, hash: _ } in &gone {
+        self.account(connection, &gone, &files, last).await?;
+        Ok(Progress::More { walked: window.walked })
+    }
+
+    fn elsewhere(&self) -> Duration {
+        self.elsewhere
+    }
+}
+
+impl Move<'_> {
+    /// Whether rows go by themselves: no foreign key points at them, and nothing is to be done
+    /// between finding and moving them.
+    fn is_alone(&self) -> bool {
+        let is_referenced =
+            self.catalog.table(&self.rule.table).is_none_or(|t| !t.referenced_by.is_empty());
+        !is_referenced && self.rule.along.is_empty() && self.exporter.is_none()
+    }
+
+    /// Adds what went to the run's account, and moves the cursor.
+    async fn account(
+        &mut self,
+        connection: &mut PgConnection,
+        gone: &[Gone],
+        files: &Files,
+        last: Vec<String>,
+    ) -> Result<(), RetentionError> {
+        let began = Instant::now();
+        for Gone { table, done, hash: _ } in gone {
             if *table == self.rule.table {
                 self.moved += done.rows;
             }
@@ -132,18 +166,24 @@ impl Step for Move<'_> {
         }
         run::store_cursor(connection, self.run_id, self.position, &last).await?;
         self.from = From::After(last);
-        Ok(Progress::More { walked: window.walked })
+        self.elsewhere += began.elapsed();
+        Ok(())
     }
 
-    fn elsewhere(&self) -> Duration {
-        self.elsewhere
-    }
-}
-
-impl Move<'_> {
-    /// Tables that reference themselves are walked from the end: children usually come later.
-    fn order(&self) -> (&'static str, &'static str, &'static str) {
-        if is_backward(self.catalog, self.rule) { ("desc", "<", ">=") } else { ("asc", ">", "<=") }
+    /// The rows of a window that may go, by their place and locked.
+    fn chosen(&self, references: &References<'_>) -> String {
+        let (rule, alias) = (self.rule, self.rule.alias());
+        format!(
+            "select {alias}.ctid as place
+               from {table} as {alias}
+              where {alias}.ctid = any (array(select place from walked))
+                and {eligible} and not {held} and not {blocked}
+                for update of {alias} skip locked",
+            table = rule.place,
+            eligible = rule.is_eligible(),
+            held = references.is_held(rule),
+            blocked = references.is_blocked(rule),
+        )
     }
 
     async fn lock_window(
@@ -151,48 +191,57 @@ impl Move<'_> {
         connection: &mut PgConnection,
         references: &References<'_>,
         rows: i64,
-    ) -> Result<Window, RetentionError> {
-        let (rule, alias) = (self.rule, self.rule.alias());
-        let (direction, behind, up_to) = self.order();
-        let key: Vec<_> = rule.key.iter().map(|column| &column.name).collect();
-        let (start, from) = match &self.from {
-            From::At(key) => (format!("{behind}="), key),
-            From::After(key) => (behind.to_owned(), key),
-        };
-        let ordered: Vec<_> = key.iter().map(|column| format!("{column} {direction}")).collect();
-        let reversed = if direction == "asc" { "desc" } else { "asc" };
-        let last: Vec<_> = key.iter().map(|column| format!("{column} {reversed}")).collect();
-        let texts: Vec<_> = key.iter().map(|column| format!("{column}::text")).collect();
+    ) -> Result<(Window, Vec<String>), RetentionError> {
         let statement = format!(
-            "with walked as materialized (
-                 select t.ctid as place, {columns}
-                   from {table} as t
-                  where {row} {start} {from} and {row} {up_to} {end}
-                  order by {ordered}
-                  limit {rows}),
-             chosen as materialized (
-                 select {alias}.ctid as place
-                   from {table} as {alias}
-                  where {alias}.ctid = any (array(select place from walked))
-                    and {eligible} and not {held} and not {blocked}
-                    for update of {alias} skip locked)
-             select (select count(*) from walked) as walked,
-                    (select array[{texts}] from walked order by {last} limit 1) as last,
+            "with walked as materialized ({window}),
+             chosen as materialized ({chosen})
+             select (select count(*) from walked) as walked, ({last}) as last,
                     (select coalesce(array_agg(place::text), '{{}}') from chosen) as places",
-            columns = list("t.", key.iter().copied()),
-            table = rule.place,
-            row = format_args!("({})", list("t.", key.iter().copied())),
-            from = key_literal(rule, from),
-            end = key_literal(rule, &self.last_key),
-            ordered = ordered.join(", "),
-            eligible = rule.is_eligible(),
-            held = references.is_held(rule),
-            blocked = references.is_blocked(rule),
-            texts = texts.join(", "),
-            last = last.join(", "),
+            window = self.walk.window(&self.from),
+            chosen = self.chosen(references),
+            last = self.walk.last_of_window(),
         );
-        let row = sqlx::query(dynamic(statement)).persistent(false).fetch_one(connection).await?;
-        Ok(Window { walked: row.get("walked"), last: row.get("last"), places: row.get("places") })
+        let row = self.walked(connection, statement, rows).await?;
+        let window = Window { walked: row.get("walked"), last: row.get("last") };
+        Ok((window, row.get("places")))
+    }
+
+    /// All at once, for rows that go by themselves.
+    async fn move_window(
+        &self,
+        connection: &mut PgConnection,
+        references: &References<'_>,
+        rows: i64,
+    ) -> Result<(Window, Vec<Gone>), RetentionError> {
+        let table = self.catalog.table(&self.rule.table);
+        let Some(table) = table else { return Ok((Window { walked: 0, last: None }, Vec::new())) };
+        let chosen = format!("array({})", self.chosen(references));
+        let statement = format!(
+            "with walked as materialized ({window}), {moved}
+             select w.*, c.*
+               from (select (select count(*) from walked) as walked, ({last}) as last) w
+              cross join ({counts}) c",
+            window = self.walk.window(&self.from),
+            moved = self.statements(table, 0, &chosen, "").join(", "),
+            last = self.walk.last_of_window(),
+            counts = self.counts(table, 0),
+        );
+        let row = self.walked(connection, statement, rows).await?;
+        let window = Window { walked: row.get("walked"), last: row.get("last") };
+        Ok((window, vec![self.gone(&row, table)?]))
+    }
+
+    async fn walked(
+        &self,
+        connection: &mut PgConnection,
+        statement: String,
+        rows: i64,
+    ) -> Result<PgRow, RetentionError> {
+        let query = sqlx::query(dynamic(statement))
+            .bind(rows)
+            .bind(self.last_key.as_slice())
+            .bind(self.from.row());
+        query.fetch_one(connection).await.map_err(|error| self.explain(error))
     }
 
     /// Locks everything that goes along. `None`: something in it must stay.
@@ -263,7 +312,6 @@ impl Move<'_> {
         references: &References<'_>,
         places: &Places,
     ) -> Result<Option<Files>, RetentionError> {
-        self.elsewhere = Duration::ZERO;
         let mut files = Files::new();
         let Some(exporter) = self.exporter else { return Ok(Some(files)) };
         let roots = places.get(&self.rule.table).map_or(0, Vec::len);
@@ -307,28 +355,31 @@ impl Move<'_> {
         let mut parts = Vec::new();
         let mut counts = Vec::new();
         for (number, (table, _)) in going.iter().enumerate() {
-            parts.extend(self.statements(references, table, number));
+            let places = format!("${}::text[]::tid[]", number + 1);
+            let again = self.again(references, table);
+            parts.extend(self.statements(table, number, &places, &again));
             counts.push(self.counts(table, number));
         }
         let statement =
             format!("with {} {} order by number", parts.join(", "), counts.join(" union all "));
-        let mut query = sqlx::query(dynamic(statement)).persistent(false);
+        let mut query = sqlx::query(dynamic(statement));
         for (_, rows) in &going {
             query = query.bind(rows.as_slice());
         }
         let rows = query.fetch_all(connection).await.map_err(|error| self.explain(error))?;
-        let mut done = Vec::new();
-        for (row, (table, _)) in rows.iter().zip(&going) {
-            let (gone, kept): (i64, i64) = (row.get("gone"), row.get("kept"));
-            let (left, arrived): (i64, i64) = (row.get("left_hash"), row.get("kept_hash"));
-            if self.rule.action == Action::Archive && (gone != kept || left != arrived) {
-                return Err(RetentionError::Unequal { table: table.name.plain() });
-            }
-            let keys = (row.get("keys_0"), row.get("keys_1"));
-            let chunk = ChunkDone { rows: gone, bytes: row.get("bytes"), keys };
-            done.push(Gone { table: table.name.clone(), done: chunk, hash: left });
+        rows.iter().zip(&going).map(|(row, (table, _))| self.gone(row, table)).collect()
+    }
+
+    /// What left a table, which must be what arrived.
+    fn gone(&self, row: &PgRow, table: &Table) -> Result<Gone, RetentionError> {
+        let (gone, kept): (i64, i64) = (row.get("gone"), row.get("kept"));
+        let (left, arrived): (i64, i64) = (row.get("left_hash"), row.get("kept_hash"));
+        if self.rule.action == Action::Archive && (gone != kept || left != arrived) {
+            return Err(RetentionError::Unequal { table: table.name.plain() });
         }
-        Ok(done)
+        let keys = (row.get("keys_0"), row.get("keys_1"));
+        let done = ChunkDone { rows: gone, bytes: row.get("bytes"), keys };
+        Ok(Gone { table: table.name.clone(), done, hash: left })
     }
 
     /// What must still be true of a locked row, over the row as its table's name.
@@ -344,28 +395,28 @@ impl Move<'_> {
         )
     }
 
-    fn statements(&self, references: &References<'_>, table: &Table, number: usize) -> Vec<String> {
+    /// Deletes the rows at these places and, for an archive, keeps them there.
+    fn statements(&self, table: &Table, number: usize, places: &str, again: &str) -> Vec<String> {
         let columns: Vec<_> = table.columns.iter().map(|column| &column.name).collect();
         let alias = &table.name.name;
-        let again = self.again(references, table);
         let mut parts = vec![format!(
             "gone_{number} as (
                  delete from {} as {alias}
-                  where {alias}.ctid = any (${}::text[]::tid[]){again}
+                  where {alias}.ctid = any ({places}){again}
                  returning {})",
             self.source(&table.name),
-            number + 1,
             list(&format!("{alias}."), columns.iter().copied()),
         )];
         if self.rule.action == Action::Archive {
             let names = list("", columns.iter().copied());
             parts.push(format!(
                 "kept_{number} as (
-                     insert into {} ({names}, {ARCHIVED_AT}, {ARCHIVE_RUN_ID})
+                     insert into {} as {KEPT} ({names}, {ARCHIVED_AT}, {ARCHIVE_RUN_ID})
                      select {names}, now(), {} from gone_{number}
-                     returning {names})",
+                     returning {} as hash)",
                 archive_name(&table.name),
                 run_literal(self.run_id),
+                row_hash(table, KEPT, &columns),
             ));
         }
         parts
@@ -377,8 +428,7 @@ impl Move<'_> {
         let columns: Vec<_> = table.columns.iter().map(|column| &column.name).collect();
         let kept = match self.rule.action {
             Action::Archive => format!(
-                "(select count(*) as rows, coalesce(bit_xor({}), 0) as hash from kept_{number} k)",
-                row_hash(table, "k", &columns)
+                "(select count(*) as rows, coalesce(bit_xor(hash), 0) as hash from kept_{number})"
             ),
             Action::Purge => "(select 0::bigint as rows, 0::bigint as hash)".to_owned(),
         };
@@ -418,19 +468,4 @@ fn are_in_files(gone: &[Gone], files: &Files) -> bool {
             .get(&gone.table)
             .is_some_and(|(_, file)| (file.rows, file.hash) == (gone.done.rows, gone.hash))
     })
-}
-
-/// Whether a walk goes from the last key to the first.
-pub(super) fn is_backward(catalog: &Catalog, rule: &Rule) -> bool {
-    catalog.table(&rule.table).is_some_and(Table::is_self_referencing)
-}
-
-fn key_literal(rule: &Rule, key: &[String]) -> String {
-    let parts: Vec<_> = rule
-        .key
-        .iter()
-        .zip(key)
-        .map(|(column, value)| format!("{}::{}", Literal::new(value.as_str()), column.type_sql))
-        .collect();
-    format!("({})", parts.join(", "))
 }

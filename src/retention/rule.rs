@@ -234,6 +234,11 @@ impl Rule {
         self.over_the_row(&self.old)
     }
 
+    /// Whether the age that stands in the row itself is old enough, whatever else is asked.
+    pub fn is_old(&self) -> &str {
+        &self.old
+    }
+
     /// Whether the row matches, but nothing tells its age.
     pub fn is_indeterminate(&self) -> String {
         self.over_the_row(&self.ageless)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::PgConnection;
 
 use super::super::archive::is_archive;
-use super::super::catalog::{Catalog, Column, ForeignKey, Index, Table};
+use super::super::catalog::{Catalog, Column, ForeignKey, Table};
 use super::super::condition::{self, ConditionFault};
 use super::super::sql::{Ident, TableName, list};
 use super::classes::classified;
@@ -236,7 +236,7 @@ fn check_references(
 }
 
 fn check_index(table: &Table, columns: &[Ident], why: &str, file: &str, findings: &mut Findings) {
-    if table.indexes.iter().any(|index| helps(index, columns)) {
+    if table.has_index_for(columns) {
         return;
     }
     let names = list("", columns);
@@ -247,19 +247,6 @@ fn check_index(table: &Table, columns: &[Ident], why: &str, file: &str, findings
         table.name,
     );
     findings.error(file, table.name.plain(), message);
-}
-
-/// Whether a search by these columns can use the index. One without the rows in which the column
-/// is NULL is as good: no search finds those.
-fn helps(index: &Index, columns: &[Ident]) -> bool {
-    if index.leads_with(columns) {
-        return true;
-    }
-    let [column] = columns else { return false };
-    let leads = index.method == "btree" && index.columns.first() == Some(&Some(column.clone()));
-    let predicates =
-        [format!("({} IS NOT NULL)", column.as_str()), format!("({column} IS NOT NULL)")];
-    leads && index.predicate.as_ref().is_some_and(|predicate| predicates.contains(predicate))
 }
 
 async fn check_condition(

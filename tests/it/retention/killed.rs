@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::database::sql;
 use crate::support::{TestApp, eventually};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Of each run. Fewer than make it fail, should none of its chunks get through between two.
 const KILLS: u32 = 4;
 
@@ -40,18 +40,18 @@ const SETUP: &str = "
 const POLICIES: [(&str, &str); 3] = [
     (
         "archive-boxes",
-        "kind = \"archive\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"2ms\"\n\
+        "kind = \"archive\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"10ms\"\n\
          [[table]]\nname = \"boxes\"\nage = \"at\"\nafter = \"5 years\"\nkeep_children = true\n\
          export = { format = \"parquet\" }\n",
     ),
     (
         "purge-notes",
-        "kind = \"purge\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"2ms\"\n\
+        "kind = \"purge\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"10ms\"\n\
          [[table]]\nname = \"notes\"\nage = \"at\"\nafter = \"5 years\"\nif_referenced = \"refuse\"\n",
     ),
     (
         "purge-boxes",
-        "kind = \"purge\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"2ms\"\n\
+        "kind = \"purge\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"10ms\"\n\
          [[table]]\nname = \"archive.boxes\"\nage = \"at\"\nafter = \"9 years\"\n\
          if_referenced = \"refuse\"\n",
     ),

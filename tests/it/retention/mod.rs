@@ -13,4 +13,5 @@ mod refusals;
 mod runs;
 mod throttle;
 mod traps;
+mod walk;
 mod world;

@@ -291,7 +291,7 @@ async fn a_writer_and_a_reader_never_wait_long_for_a_run() {
         }
         assert!(turns < 100_000);
     }
-    // A chunk aims at 150 ms; busy machines of tests are given room.
+    // A chunk aims at 75 ms; busy machines of tests are given room.
     assert!(longest < Duration::from_millis(1_500), "somebody waited {longest:?}");
     let mut worker = worker;
     worker.signal(Signal::TERM);
