@@ -37,6 +37,8 @@ const NOTHING_BEFORE: &str = "00000000000000000000000000000000000000000000000000
 const PAGE: i64 = 500;
 /// Goes of one call: a million certificates.
 const MAX_PAGES: u32 = 2_000;
+/// Copies that are written at once.
+const WRITES_IN_FLIGHT: usize = 16;
 
 /// What is certified.
 #[derive(Debug)]
@@ -200,8 +202,9 @@ pub async fn store_pending(
         }
         let pending = certificates::list_unstored(&mut tx, PAGE).await?;
         let (Some(first), Some(last)) = (pending.first(), pending.last()) else { break };
-        for row in &pending {
-            store.put(&key_of(row).path(), row.to_lines().into()).await?;
+        for some in pending.chunks(WRITES_IN_FLIGHT) {
+            let writes: Vec<_> = some.iter().map(|row| store_copy(store, row)).collect();
+            futures::future::try_join_all(writes).await?;
         }
         // Before the copies count as stored: a head that is gone later was taken away.
         head::advance(&mut tx, store, keyring, first.id == 1, last).await?;
@@ -211,6 +214,10 @@ pub async fn store_pending(
         copied += numbers.len() as u64;
     }
     Ok(copied)
+}
+
+async fn store_copy(store: &Store, row: &CertificateRow) -> Result<(), StoreError> {
+    store.put(&key_of(row).path(), row.to_lines().into()).await
 }
 
 /// Takes up certificates of the store that a restored database does not know, so that the chain

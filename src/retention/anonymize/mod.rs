@@ -51,6 +51,8 @@ pub use plan::{Plan, PlanError, PlanFault, Subject};
 pub use preview::{Scope, preview};
 pub use referenced::{count_referenced, lock_referenced};
 
+/// Entries of the ledger that are written at once.
+const WRITES_IN_FLIGHT: usize = 16;
 /// Addresses of a person that are remembered for the verification.
 const MAX_ADDRESSES: usize = 1_000;
 
@@ -296,27 +298,48 @@ impl Eraser<'_> {
         step: Step,
         verified: &BTreeMap<usize, DateTime<Utc>>,
     ) -> Result<Vec<Option<LedgerObject>>, EraseError> {
+        let entries: Vec<_> = (0..people.claimed.len())
+            .map(|person| self.entry_of(&people.claimed[person], step, verified.get(&person)))
+            .collect();
         let mut objects = Vec::new();
-        for (person, claim) in people.claimed.iter().enumerate() {
-            let verified_at = verified.get(&person).copied();
-            if step == Step::Completed && verified_at.is_none() {
-                objects.push(None);
-                continue;
-            }
-            let digest = (step == Step::Begun).then(|| self.plan.digest.clone());
-            let entry = Entry {
-                step,
-                table: claim.subject_table.clone(),
-                token: claim.ledger_token.clone(),
-                key_id: claim.key_id.clone(),
-                policy_digest: digest,
-                requested_at: claim.requested_at,
-                begun_at: claim.begun_at,
-                verified_at,
-            };
-            objects.push(Some(ledger::write(self.store, self.keyring, entry).await?));
+        for some in entries.chunks(WRITES_IN_FLIGHT) {
+            let writes: Vec<_> =
+                some.iter().map(|entry| self.write_entry(entry.as_ref())).collect();
+            objects.extend(futures::future::try_join_all(writes).await?);
         }
         Ok(objects)
+    }
+
+    async fn write_entry(
+        &self,
+        entry: Option<&Entry>,
+    ) -> Result<Option<LedgerObject>, LedgerError> {
+        match entry {
+            Some(entry) => ledger::write(self.store, self.keyring, entry.clone()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What the ledger is told; `None`: this person's erasure is not verified.
+    fn entry_of(
+        &self,
+        claim: &Claimed,
+        step: Step,
+        verified_at: Option<&DateTime<Utc>>,
+    ) -> Option<Entry> {
+        if step == Step::Completed && verified_at.is_none() {
+            return None;
+        }
+        Some(Entry {
+            step,
+            table: claim.subject_table.clone(),
+            token: claim.ledger_token.clone(),
+            key_id: claim.key_id.clone(),
+            policy_digest: (step == Step::Begun).then(|| self.plan.digest.clone()),
+            requested_at: claim.requested_at,
+            begun_at: claim.begun_at,
+            verified_at: verified_at.copied(),
+        })
     }
 
     /// Remembers what people are called by, in the row, the seal of the request and the addresses
