@@ -45,6 +45,13 @@ impl Services {
         claimed: &Claimed,
         attempt: &Attempt,
     ) -> Result<Outcome, RetentionError> {
+        let mut connection = self.db.acquire().await?;
+        let has_begun = !run::tables_of(&mut connection, claimed.id).await?.is_empty();
+        drop(connection);
+        // Nobody looked at a run of the schedule, and of others things may have changed since.
+        if !has_begun {
+            self.require_fit(policies, policy).await.map_err(of_service)?;
+        }
         let classification = Arc::new(policies.classification.clone());
         match &policy.kind {
             Kind::Anonymize(anonymize) => {

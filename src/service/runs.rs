@@ -204,9 +204,13 @@ impl Services {
         Ok(detail)
     }
 
-    /// A run by hand of a policy that `policy check` would refuse does not begin: a missing index
-    /// makes every chunk read the whole table, and a column that nobody classed may name people.
-    async fn require_fit(&self, policies: &Policies, policy: &Policy) -> Result<(), ServiceError> {
+    /// A run of a policy that `policy check` would refuse does not begin: a missing index makes
+    /// every chunk read the whole table, and a column that nobody classed may name people.
+    pub(super) async fn require_fit(
+        &self,
+        policies: &Policies,
+        policy: &Policy,
+    ) -> Result<(), ServiceError> {
         let mut connection = self.db.acquire().await?;
         let findings = check::check_policy(&mut connection, policies, policy).await?;
         let errors: Vec<_> = findings

@@ -51,3 +51,22 @@ async fn a_policy_that_is_due_runs_once_whoever_looks() {
     let audited = "select count(*) from audit_logs where action = 'run.scheduled'";
     assert_eq!(app.number(audited).await, 1);
 }
+
+#[tokio::test]
+async fn a_run_of_the_schedule_is_refused_by_what_policy_check_refuses() {
+    let jobs = tempfile::tempdir().unwrap();
+    std::fs::write(jobs.path().join("archive-audit.toml"), POLICY).unwrap();
+    let folder = jobs.path().to_owned();
+    let app = TestApp::new().with(move |config| config.lifecycle.jobs_dir = folder).await;
+    app.execute("drop index idx_audit_logs_created_at").await;
+    assert_eq!(app.services.start_due_runs().await.unwrap(), 0, "seen for the first time");
+    app.execute("update schedule_occurrences set due_at = due_at - interval '10 minutes'").await;
+    assert_eq!(app.services.start_due_runs().await.unwrap(), 1);
+    let _worker = app.start_worker().await;
+    let failed = "select count(*) from lifecycle_runs
+                   where status = 'failed' and error_code = 'policy_check'
+                     and error_message like '%create index concurrently%'";
+    app.wait_for("the run to be refused", async || app.number(failed).await == 1).await;
+    let gone = "select count(*) from lifecycle_run_tables";
+    assert_eq!(app.number(gone).await, 0, "nothing was begun");
+}
