@@ -29,12 +29,14 @@ use super::error::ReportError;
 use super::parameters::Value;
 use crate::writer::Precision;
 
+mod elsewhere;
 mod precision;
 mod ranges;
 mod replica;
 mod sockets;
 mod trials;
 
+pub use self::elsewhere::Signal;
 pub use self::ranges::{Key, KeyKind, Range, SnapshotName};
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
@@ -50,6 +52,8 @@ pub struct ReportDatabase {
     options: PgConnectOptions,
     choices: Arc<ChoicesCache>,
     fallback: Option<Arc<replica::Fallback>>,
+    /// Whether this is another server than the application's.
+    is_elsewhere: bool,
 }
 
 /// What a transaction of a report may take.
@@ -135,7 +139,7 @@ impl ReportDatabase {
         // A report's statement is run once: caching it would only cost memory. And it is slow by
         // nature: sqlx would log its whole text as a warning.
         let options = options.statement_cache_capacity(0).disable_statement_logging();
-        Self { options, choices: Arc::default(), fallback: None }
+        Self { options, choices: Arc::default(), fallback: None, is_elsewhere: false }
     }
 
     /// What queries for choices returned a moment ago.

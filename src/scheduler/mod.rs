@@ -1,15 +1,18 @@
 //! Decides when, and enqueues. Never does the work.
 //!
 //! tokio-cron-scheduler is the ticker and no more: it fires on every machine, forgets what it
-//! missed and keeps the offset of the day it was started. What is due is told by the database's
-//! clock, and each due time is a unique row inserted in the transaction that enqueues the work, so
-//! that N schedulers fire it once.
+//! missed and keeps the offset of the day it was started. It also goes by the machine's clock: one
+//! that is set back keeps it silent for as long, so a silence has an end here. What is due is told
+//! by the database's clock, and each due time is a unique row inserted in the transaction that
+//! enqueues the work, so that N schedulers fire it once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +23,13 @@ use crate::queue::{self, MaintenanceTicket, OccurrenceTicket};
 
 mod due;
 
-/// How often the schedules are looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the schedules are looked at: each second. A pattern, because a job that is repeated by
+/// a length of time is never run again once it was late by more than that, as it is in a process
+/// that stood still.
+const TICK: &str = "* * * * * *";
+/// Longest silence of the ticker. After that the schedules are looked at anyway, and there is a new
+/// ticker.
+const SILENCE: Duration = Duration::from_secs(3);
 /// Longest standstill inside a transaction.
 const STANDSTILL: &str = "5s";
 /// Schedules that one tick fires at most; the next tick goes on.
@@ -50,22 +58,40 @@ const HOUSEKEEPING: [(&str, MaintenanceTicket, i32); 7] = [
 /// # Errors
 /// When the ticker cannot be started.
 pub async fn run(db: PgPool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut ticker = JobScheduler::new().await.context("make the ticker")?;
-    let job = Job::new_repeated_async(TICK, move |_, _| {
-        let db = db.clone();
-        Box::pin(async move {
-            if let Err(error) = tick(&db).await {
-                tracing::warn!(%error, "cannot look at the schedules");
-            }
-        })
-    });
-    ticker.add(job.context("make the tick")?).await.context("add the tick")?;
-    ticker.start().await.context("start the ticker")?;
+    let beat = Arc::new(Notify::new());
+    let mut ticker = start_ticker(&beat).await?;
     tracing::info!("scheduler started");
-    shutdown.cancelled().await;
+    loop {
+        // One look after the other: what comes meanwhile is one more look.
+        let ticked = tokio::select! {
+            () = shutdown.cancelled() => break,
+            ticked = tokio::time::timeout(SILENCE, beat.notified()) => ticked.is_ok(),
+        };
+        if !ticked {
+            tracing::warn!("the ticker is silent: was the machine's clock set back?");
+            ticker.shutdown().await.context("stop a silent ticker")?;
+            ticker = start_ticker(&beat).await?;
+        }
+        let looked = tokio::select! {
+            () = shutdown.cancelled() => break,
+            looked = tick(&db) => looked,
+        };
+        if let Err(error) = looked {
+            tracing::warn!(%error, "cannot look at the schedules");
+        }
+    }
     ticker.shutdown().await.context("stop the ticker")?;
     tracing::info!("scheduler stopped");
     Ok(())
+}
+
+async fn start_ticker(beat: &Arc<Notify>) -> anyhow::Result<JobScheduler> {
+    let ticker = JobScheduler::new().await.context("make the ticker")?;
+    let beat = Arc::clone(beat);
+    let job = Job::new(TICK, move |_, _| beat.notify_one());
+    ticker.add(job.context("make the tick")?).await.context("add the tick")?;
+    ticker.start().await.context("start the ticker")?;
+    Ok(ticker)
 }
 
 /// Enqueues what is due and not yet taken. Returns how many occurrences this call fired.

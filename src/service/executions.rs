@@ -402,8 +402,7 @@ impl Services {
         end_followers(&mut tx, id, execution.status).await?;
         tx.commit().await?;
         if let CancelRequest::Cancelling(backend) = requested
-            && let Err(error) =
-                executions::signal_backend(&self.db, backend, BackendSignal::Cancel).await
+            && let Err(error) = self.signal_backend(backend, BackendSignal::Cancel).await
         {
             // The worker looks every second and does the same.
             tracing::warn!(execution.id = id, %error, "cannot end a query from here");

@@ -20,6 +20,7 @@ use crate::store::{Store, StoreError};
 
 pub mod access;
 pub mod audit_trail;
+mod backends;
 pub mod backlogs;
 mod backup_policies;
 pub mod backups;
@@ -74,7 +75,10 @@ pub const MAX_PAGE: i64 = 200;
 /// # Errors
 /// A URL is missing or cannot be read.
 pub fn report_database(config: &DatabaseConfig) -> Result<ReportDatabase, DatabaseError> {
-    let reports = ReportDatabase::new(db::report_options(config)?);
+    let mut reports = ReportDatabase::new(db::report_options(config)?);
+    if config.report_url.is_some() {
+        reports = reports.elsewhere();
+    }
     let has_replica = config.report_url.is_some() && config.report_password.is_some();
     if !has_replica || config.replica_max_lag_secs == 0 {
         return Ok(reports);

@@ -546,16 +546,16 @@ async fn finish_cancel(context: &Context, claimed: &Claimed) -> Result<&'static 
 /// Waits until a server process is gone: first asking, then insisting. Bounded; if it will not
 /// go, the lease runs out and the reaper goes on.
 async fn end_backend(context: &Context, backend: Backend) -> Result<(), sqlx::Error> {
-    let db = &context.services.db;
+    let services = &context.services;
     let insist_at = Instant::now() + CANCEL_PATIENCE;
     let give_up = insist_at + STOP_TIMEOUT;
-    executions::signal_backend(db, backend, BackendSignal::Cancel).await?;
-    while executions::signal_backend(db, backend, BackendSignal::Probe).await? {
+    services.signal_backend(backend, BackendSignal::Cancel).await?;
+    while services.signal_backend(backend, BackendSignal::Probe).await? {
         if Instant::now() > give_up {
             return Err(sqlx::Error::PoolTimedOut);
         }
         if Instant::now() > insist_at {
-            executions::signal_backend(db, backend, BackendSignal::Terminate).await?;
+            services.signal_backend(backend, BackendSignal::Terminate).await?;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -4,6 +4,7 @@
 //! work. It is the net under the queue: whatever happens to a ticket or to a worker, the row says
 //! what must be done.
 
+use futures::future::try_join_all;
 use serde_json::json;
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub const LOCK_GRACE_SECS: i32 = 3;
 pub const TICKET_SECS: i32 = 30;
 /// Rows settled in one transaction.
 pub const BATCH: i32 = 100;
+/// Orphans whose queries are ended at once.
+const ENDED_AT_ONCE: usize = 8;
 /// Why an execution whose worker died failed or is tried again.
 pub const WORKER_LOST: &str = "worker_lost";
 
@@ -85,9 +88,17 @@ fn tell_backups(summary: &backups::Summary) {
 async fn rescue(context: &Context) -> anyhow::Result<usize> {
     let mut tx = context.services.db.begin().await?;
     let orphans = executions::lock_orphans(&mut tx, LOCK_GRACE_SECS, i64::from(BATCH)).await?;
-    for orphan in &orphans {
-        // Its query may still be running, for nobody.
-        let gone = end_backend(context, orphan).await?;
+    // Their queries may still be running, for nobody. At once, because a server of reports that
+    // does not answer takes its time, and the rows are locked.
+    let mut ended = Vec::with_capacity(orphans.len());
+    for some in orphans.chunks(ENDED_AT_ONCE) {
+        let mut ending = Vec::with_capacity(some.len());
+        for orphan in some {
+            ending.push(end_backend(context, orphan));
+        }
+        ended.extend(try_join_all(ending).await?);
+    }
+    for (orphan, gone) in orphans.iter().zip(ended) {
         match orphan.status {
             Status::Cancelling if gone => {
                 executions::finish_cancel(&mut tx, orphan.backend.id, orphan.backend.attempt)
@@ -167,9 +178,9 @@ async fn record(
 
 /// Ends the server processes of an orphan. Answers whether they are gone.
 async fn end_backend(context: &Context, orphan: &Orphan) -> Result<bool, sqlx::Error> {
-    let (db, backend) = (&context.services.db, orphan.backend);
-    executions::signal_backend(db, backend, BackendSignal::Terminate).await?;
-    Ok(!executions::signal_backend(db, backend, BackendSignal::Probe).await?)
+    let (services, backend) = (&context.services, orphan.backend);
+    services.signal_backend(backend, BackendSignal::Terminate).await?;
+    Ok(!services.signal_backend(backend, BackendSignal::Probe).await?)
 }
 
 /// Writes tickets for executions that may start and have none. Returns how many.

@@ -1,14 +1,21 @@
 //! Schedules fire once, with the rights of their owner, and say what became of each due time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use registrar::db::executions::Status;
 use registrar::scheduler;
 use reqwest::StatusCode;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
 use crate::support::http::Http;
+use crate::support::process::Process;
+use crate::support::skew::WrongClock;
+use crate::support::{TestApp, eventually};
+
+/// How long anything of a test may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Setting {
     app: TestApp,
@@ -292,4 +299,71 @@ async fn a_back_fill_fires_what_was_left_out_with_the_days_of_then() {
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
         assert_eq!(answer["errors"][0]["pointer"], pointer, "{answer}");
     }
+}
+
+/// Three schedulers whose machines disagree about the day, one of which stands still and comes
+/// back, twice, while another is killed.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn many_schedulers_fire_each_second_once_though_clocks_differ_and_some_stand_still_or_die() {
+    const DAY: i64 = 24 * 60 * 60;
+    let mut setting = Setting::new().await;
+    // Nobody takes the tickets: what is counted is what the schedulers did.
+    setting.app.leave_unfinished();
+    let clock = WrongClock::new();
+    let start = |skew_secs| {
+        let arguments = ["serve", "--only", "scheduler"];
+        Process::start_skewed(&clock, skew_secs, &setting.app.config, &arguments)
+    };
+    let mut schedulers = [start(0), start(2 * DAY), start(-2 * DAY)];
+    let body = json!({"name": "tick", "report": "numbers", "cron": "* * * * * *",
+                      "catch_up": "all", "overlap": "queue"});
+    assert_eq!(setting.create(&body).await.0, StatusCode::CREATED);
+    let noted = "select count(*) from schedule_occurrences where schedule = 'tick'";
+    let fired = async |more: i64| {
+        let seen = setting.app.number(noted).await;
+        setting
+            .app
+            .wait_for("due times to be noted", async || {
+                setting.app.number(noted).await >= seen + more
+            })
+            .await;
+    };
+    for (scheduler, said) in schedulers.iter().zip(["today", "in two days", "two days ago"]) {
+        let started = || scheduler.log().contains("scheduler started").then_some(());
+        eventually(&format!("a scheduler of {said}"), LIMIT, async || started()).await;
+    }
+    fired(3).await;
+    // One stands still, wherever it is; another is killed.
+    schedulers[1].signal(Signal::STOP);
+    schedulers[2].kill().await;
+    // Longer than the server lets a transaction stand still.
+    fired(8).await;
+    schedulers[1].signal(Signal::CONT);
+    schedulers[0].signal(Signal::STOP);
+    fired(8).await;
+    schedulers[0].signal(Signal::CONT);
+    fired(3).await;
+    let day_of = |scheduler: &Process| {
+        let log = scheduler.log();
+        // A line begins with a colour.
+        let days = log.lines().filter_map(|line| line.trim_start_matches("\u{1b}[2m").get(..10));
+        days.filter_map(|day| day.parse::<chrono::NaiveDate>().ok()).next()
+    };
+    let days: Vec<_> = schedulers.iter().filter_map(day_of).collect();
+    assert_eq!((days[1] - days[0]).num_days(), 2, "the clocks did differ");
+    assert_eq!((days[2] - days[0]).num_days(), -2, "the clocks did differ");
+    for scheduler in [0, 1] {
+        schedulers[scheduler].kill().await;
+    }
+    let left_out = "select extract(epoch from max(due_at) - min(due_at))::bigint + 1 - count(*)
+                      from schedule_occurrences where schedule = 'tick'";
+    assert_eq!(setting.app.number(left_out).await, 0, "a due time is missing");
+    let skipped = "select count(*) from schedule_occurrences
+                    where schedule = 'tick' and status <> 'pending'";
+    assert_eq!(setting.app.number(skipped).await, 0);
+    // Only a ticket that nobody took for a minute is written anew: this is over before.
+    let tickets = "select count(*) from apalis.jobs where job_type = 'occurrences'";
+    let tickets = setting.app.number(tickets).await;
+    assert_eq!(tickets, setting.app.number(noted).await, "each due time has one ticket");
 }

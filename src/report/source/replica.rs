@@ -58,7 +58,12 @@ impl ReportDatabase {
             false => ("primary", &fallback.primary),
         };
         metrics::counter!("registrar_report_reads_total", "server" => server).increment(1);
-        Self { options: options.clone(), choices: Arc::clone(&self.choices), fallback: None }
+        Self {
+            options: options.clone(),
+            choices: Arc::clone(&self.choices),
+            fallback: None,
+            is_elsewhere: is_fit,
+        }
     }
 }
 

@@ -14,6 +14,9 @@ pub mod process;
 pub mod proxy;
 pub mod receiver;
 pub mod s3;
+pub mod servers;
+#[cfg(target_os = "linux")]
+pub mod skew;
 pub mod smtp;
 pub mod worker;
 

@@ -1,7 +1,7 @@
 //! The real binary as a child process, to be killed, paused and measured.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 use super::app::LOOPBACK;
 use super::eventually;
+#[cfg(target_os = "linux")]
+use super::skew::WrongClock;
 
 /// How long a process may take to end after SIGTERM or SIGKILL.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -44,8 +46,38 @@ impl Process {
         Self::start_on(Disk::Usual, config, arguments)
     }
 
+    /// As [`Process::start`], on a machine whose clock is so many seconds ahead, or behind.
+    #[cfg(target_os = "linux")]
+    pub fn start_skewed(
+        clock: &WrongClock,
+        skew_secs: i64,
+        config: &Config,
+        arguments: &[&str],
+    ) -> Self {
+        let skew = [
+            ("LD_PRELOAD", clock.library().display().to_string()),
+            ("TEST_CLOCK_SKEW_SECS", skew_secs.to_string()),
+        ];
+        Self::start_with(Disk::Usual, &skew, config, arguments)
+    }
+
+    /// As [`Process::start`], with its temporary files in a folder of the test's.
+    pub fn start_in(scratch: &Path, config: &Config, arguments: &[&str]) -> Self {
+        let scratch = [("TMPDIR", scratch.display().to_string())];
+        Self::start_with(Disk::Usual, &scratch, config, arguments)
+    }
+
     /// As [`Process::start`], on a disk of this kind.
     pub fn start_on(disk: Disk, config: &Config, arguments: &[&str]) -> Self {
+        Self::start_with(disk, &[], config, arguments)
+    }
+
+    fn start_with(
+        disk: Disk,
+        more: &[(&str, String)],
+        config: &Config,
+        arguments: &[&str],
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         let program = env!("CARGO_BIN_EXE_registrar");
@@ -60,6 +92,7 @@ impl Process {
             }
         };
         command.args(arguments).envs(environment(config)).current_dir(folder.path());
+        command.envs(more.iter().map(|(name, value)| (name, value)));
         if disk == Disk::WithoutScratch {
             command.env("TMPDIR", folder.path().join("no-such-folder"));
         }
