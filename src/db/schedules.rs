@@ -525,7 +525,30 @@ pub async fn settle_occurrence(
     Ok(settled.rows_affected() == 1)
 }
 
-/// Locks pending occurrences whose ticket should have come `secs` ago and gives them another time.
+/// Lets an occurrence wait for the one before it: it has no ticket until its turn has come.
+///
+/// # Errors
+/// The database's.
+pub async fn wait_for_turn(
+    connection: &mut PgConnection,
+    schedule: &str,
+    due_at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update schedule_occurrences
+            set ticket_at = null
+          where schedule = $1 and due_at = $2 and status = 'pending'",
+    )
+    .bind(schedule)
+    .bind(due_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Locks pending occurrences whose ticket should have come `secs` ago, and those whose turn has come
+/// (see [`wait_for_turn`]): the first that waits of its schedule, once what the one before started
+/// has ended. Gives them another time.
 ///
 /// # Errors
 /// The database's.
@@ -537,12 +560,30 @@ pub async fn take_unticketed(
     sqlx::query_as(
         "update schedule_occurrences o
             set ticket_at = now()
-           from (select schedule, due_at
-                   from schedule_occurrences
-                  where status = 'pending' and ticket_at < now() - make_interval(secs => $1)
-                  order by ticket_at
+           from (select w.schedule, w.due_at
+                   from schedule_occurrences w
+                  where w.status = 'pending'
+                    and (w.ticket_at < now() - make_interval(secs => $1)
+                         or w.ticket_at is null
+                            and not exists (
+                                select
+                                  from schedule_occurrences p
+                                 where p.schedule = w.schedule and p.due_at < w.due_at
+                                   and p.status = 'pending'
+                                   and p.reason is distinct from 'backfill')
+                            and not exists (
+                                select
+                                  from (select d.execution_id
+                                          from schedule_occurrences d
+                                         where d.schedule = w.schedule and d.due_at < w.due_at
+                                           and d.execution_id is not null
+                                         order by d.due_at desc
+                                         limit 1) before
+                                  join report_executions e on e.id = before.execution_id
+                                 where e.status in ('pending', 'processing', 'cancelling')))
+                  order by w.ticket_at nulls first
                   limit $2
-                  for update skip locked) lost
+                  for update of w skip locked) lost
           where o.schedule = lost.schedule and o.due_at = lost.due_at
          returning o.schedule, o.due_at",
     )

@@ -324,8 +324,11 @@ impl Services {
             Some(schedule) if is_busy => {
                 match schedule.timing.overlap {
                     Overlap::Skip => End::skipped("overlap"),
-                    // Stays pending; the scheduler's next ticket looks again.
-                    Overlap::Queue => return Ok(()),
+                    // Stays pending; the scheduler writes a ticket when its turn has come.
+                    Overlap::Queue => {
+                        schedules::wait_for_turn(&mut tx, name, due_at).await?;
+                        return Ok(tx.commit().await?);
+                    }
                 }
             }
             Some(schedule) => self.submit_occurrence(&mut tx, &schedule, due_at).await?,
