@@ -24,6 +24,7 @@ mod retention;
 mod sandbox;
 mod schedules;
 mod sharing;
+mod soak;
 mod special_values;
 mod split;
 mod store;
