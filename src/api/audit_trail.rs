@@ -63,8 +63,10 @@ impl From<AuditRow> for AuditEntry {
     params(
         ("user_id" = Option<i32>, Query, description = "Only what this user did."),
         ("action" = Option<String>, Query, description = "Only this action.",
+            pattern = "^[!-~]{1,100}$",
             example = "queue.paused"),
         ("entity_type" = Option<String>, Query, description = "Only what was done to these.",
+            pattern = "^[!-~]{1,100}$",
             example = "report_executions"),
         ("entity_id" = Option<i64>, Query, description = "Only what was done to this one."),
         ("from" = Option<DateTime<Utc>>, Query, description = "Not before this instant."),
@@ -72,7 +74,8 @@ impl From<AuditRow> for AuditEntry {
         ("limit" = Option<i64>, Query, description = "Rows on a page; 50 if not given.",
             minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query,
-            description = "From `next` of the page before, with the same filter."),
+            description = "From `next` of the page before, with the same filter.",
+            pattern = "^01[0-9a-f]{32}$"),
     ),
     responses((
         status = 200,

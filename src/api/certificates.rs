@@ -21,7 +21,8 @@ use crate::retention::certificate::{BadHead, Verification};
     path = "/v1/certificates/verification",
     tag = "lifecycle",
     params(("head" = Option<String>, Query,
-        description = "A head that was told before, as `number:hash`: the chain must still hold it.")),
+        description = "A head that was told before, as `number:hash`: the chain must still hold it.",
+        pattern = "^([1-9][0-9]{0,15}:)?[0-9a-f]{64}$")),
     responses((
         status = 200,
         description = "What was looked at, and what is not as it was sealed.",

@@ -78,7 +78,6 @@ pub async fn show_docs(State(state): State<ApiState>) -> Response {
     tag = "documentation",
     params(("name" = String, Path, description = "Name of the type.", example = "wrong-state")),
     responses((status = 303, description = "Where `/docs` explains it.",
-        content((String = "text/plain", example = "")),
         headers(("Location" = String, description = "`/docs#problem-wrong-state`"))))
 )]
 pub async fn show_problem(

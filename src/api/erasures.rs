@@ -170,7 +170,7 @@ pub async fn request_erasure(
     tag = "lifecycle",
     params(
         ("status" = Option<String>, Query, description = "Only in this state.",
-            example = "waiting"),
+            pattern = "^(waiting|held|processing|completed|cancelled)$", example = "waiting"),
         ("limit" = Option<i64>, Query, description = "Erasures on a page; 50 if not given.",
             minimum = 1, maximum = 200),
         ("before" = Option<i64>, Query, description = "Only with smaller numbers; see `next`."),

@@ -14,6 +14,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::ApiState;
 use super::error::ProblemKind;
@@ -36,6 +37,21 @@ const COME_BACK: Duration = Duration::from_secs(2);
 /// Longest stream; the client comes back, and its token is looked at again.
 const LONGEST_STREAM: Duration = Duration::from_secs(60);
 
+/// An event of an execution.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what axum writes")]
+pub struct ExecutionEvent {
+    /// `execution`.
+    event: String,
+    /// Of this representation, for `Last-Event-ID`.
+    id: String,
+    /// When to come back, in milliseconds.
+    #[schema(required = false)]
+    retry: u64,
+    /// The execution as JSON.
+    data: String,
+}
+
 /// Watch an execution
 ///
 /// Events named `execution`, each with the execution as `GET /v1/executions/{id}` shows it: one at
@@ -54,7 +70,7 @@ const LONGEST_STREAM: Duration = Duration::from_secs(60);
         (
             status = 200,
             description = "Server-sent events.",
-            content((String = "text/event-stream", example =
+            content((ExecutionEvent = "text/event-stream", example =
                 "event: execution\nid: 9f86d081884c7d65\ndata: {\"id\":71,\"status\":\"processing\"}\n\n")),
         ),
         (status = 204, description = "It has ended, and you know how: do not come back."),

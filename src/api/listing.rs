@@ -43,7 +43,8 @@ pub struct ExecutionPage {
         ("limit" = Option<i64>, Query, description = "Executions on a page; 50 if not given.",
             minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query,
-            description = "From `next` of the page before, with the same filter."),
+            description = "From `next` of the page before, with the same filter.",
+            pattern = "^01[0-9a-f]{32}$"),
     ),
     responses((
         status = 200,

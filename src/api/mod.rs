@@ -75,6 +75,7 @@ pub use schedules::{ScheduleResource, order as read_schedule};
 pub use server::{serve, serve_operations};
 pub use session::{SESSION_COOKIE, is_same_site, session_secret};
 pub use submission::SubmissionBody;
+pub use tokens::{TokenResource, read as read_token};
 pub use trace::TraceId;
 pub use webhooks::read as read_webhook;
 

@@ -4,7 +4,7 @@ use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
@@ -16,6 +16,8 @@ use super::problem::{FieldError, PROBLEM_JSON, Problem, ProblemBody};
 use super::trace::TraceId;
 
 const BEARER: &str = "bearer";
+/// Where references to schemas lead.
+const SCHEMAS: &str = "#/components/schemas/";
 const DESCRIPTION: &str = "Runs slow reports of a PostgreSQL application in the background.\n\n\
     Submit a report, follow its execution, fetch the file. Errors are problem details (RFC 9457).";
 
@@ -51,9 +53,36 @@ pub fn openapi() -> OpenApi {
         .merge(super::operational())
         .into_openapi();
     type_headers(&mut document);
+    close_bodies(&mut document);
     add_problems(&mut document);
     add_security(&mut document);
     document
+}
+
+/// A body has no fields that are not described: each that is unknown is refused.
+fn close_bodies(document: &mut OpenApi) {
+    let items = document.paths.paths.values_mut();
+    let bodies = items.flat_map(operations).filter_map(|o| match o.request_body.as_ref()? {
+        RefOr::T(body) => Some(body),
+        RefOr::Ref(_) => None,
+    });
+    let contents = bodies.flat_map(|body| body.content.values());
+    let schemas: Vec<_> = contents
+        .filter_map(|content| match content {
+            RefOr::T(content) => content.schema.as_ref(),
+            RefOr::Ref(_) => None,
+        })
+        .filter_map(|schema| match schema {
+            RefOr::Ref(to) => to.ref_location.strip_prefix(SCHEMAS).map(str::to_owned),
+            RefOr::T(_) => None,
+        })
+        .collect();
+    let components = document.components.get_or_insert_default();
+    for name in schemas {
+        if let Some(RefOr::T(Schema::Object(body))) = components.schemas.get_mut(&name) {
+            body.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
 }
 
 /// A header is there or not, and never null: `Option` in a handler's description says too much.
@@ -64,7 +93,11 @@ fn type_headers(document: &mut OpenApi) {
         if let RefOr::T(parameter) = parameter
             && parameter.parameter_in == ParameterIn::Header
         {
-            parameter.schema = Some(ObjectBuilder::new().schema_type(Type::String).into());
+            let text = ObjectBuilder::new().schema_type(Type::String);
+            parameter.schema = Some(match parameter.name.as_str() {
+                "Idempotency-Key" => text.pattern(Some("^[!-~]{1,255}$")).into(),
+                _ => text.into(),
+            });
         }
     }
 }
@@ -118,15 +151,25 @@ fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
     if secured {
         all.extend([400, 401, 403, 503]);
     }
-    if path.contains('{') {
+    // Or the body names somebody.
+    if path.contains('{') || (path == "/v1/erasures" && operation.request_body.is_some()) {
         all.push(404);
     }
     if operation.request_body.is_some() {
         all.extend([409, 413, 415, 422, 429]);
     }
-    const STEERING: [&str; 9] = [
-        "/cancel", "/retry", "/approve", "/pause", "/resume", "/preview", "/rotate", "/ping",
+    const STEERING: [&str; 11] = [
+        "/cancel",
+        "/retry",
+        "/approve",
+        "/pause",
+        "/resume",
+        "/preview",
+        "/rotate",
+        "/ping",
         "/replay",
+        "/anonymity",
+        "/verification",
     ];
     if STEERING.iter().any(|verb| path.ends_with(verb)) {
         all.push(409);

@@ -59,6 +59,10 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
                 (String = "text/csv", example = "unit,people\nPhysics,412\n"),
                 (Vec<u8> =
                     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+                (Vec<u8> = "application/vnd.apache.parquet"),
+                (String = "application/x-ndjson", example = "{\"unit\":\"Physics\",\"people\":412}\n"),
+                (Vec<u8> = "application/gzip"),
+                (Vec<u8> = "application/zstd"),
             ),
             headers(
                 ("Content-Disposition" = String, description = "The file's name."),
@@ -71,7 +75,15 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
         (
             status = 206,
             description = "A part of the file.",
-            content((String = "text/csv", example = "unit,people\n")),
+            content(
+                (String = "text/csv", example = "unit,people\n"),
+                (Vec<u8> =
+                    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+                (Vec<u8> = "application/vnd.apache.parquet"),
+                (String = "application/x-ndjson", example = "{\"unit\":"),
+                (Vec<u8> = "application/gzip"),
+                (Vec<u8> = "application/zstd"),
+            ),
             headers(("Content-Range" = String, description = "Which part, of how many bytes.")),
         ),
         (

@@ -15,7 +15,7 @@ use super::error::ProblemKind;
 use super::extract::{Authenticated, JsonObject, NameInPath};
 use super::problem::{FieldError, Problem};
 use super::query::{NoQuery, QueryReader};
-use super::submission::{SubmissionBody, field, pointer};
+use super::submission::{Delimiter, SubmissionBody, field, pointer};
 use crate::db::deliveries::DeliveryStatus;
 use crate::db::report_deliveries::{Channel, ReportDelivery};
 use crate::db::schedules::{
@@ -25,6 +25,7 @@ use crate::service::report_deliveries::Deliver;
 use crate::service::schedules::{
     MAX_UPCOMING, ScheduleHistory, ScheduleOrder, ScheduledSubmission,
 };
+use crate::writer::{Compression, Format, Reader};
 
 /// Coming times where the client does not say how many.
 const DEFAULT_UPCOMING: usize = 5;
@@ -36,8 +37,7 @@ const DEFAULT_PAUSE_AFTER: i32 = 5;
 const DELIVER: &str = "must be like {\"webhook\": \"portal\", \"email\": {\"attach\": false}, \"copy_to\": \"monthly/ranking\"}, any of them";
 const NAME: &str = "must be 1 to 100 small letters, digits and single hyphens";
 
-/// A schedule to be made. Beside these fields it takes those of a submit: `parameters`, where
-/// dates may be relative (`today - 30 days`), `format`, `reader`, and the others.
+/// A schedule to be made: when it is due, and what is submitted then.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the body in the document; `order` reads it")]
 pub struct ScheduleBody {
@@ -71,9 +71,24 @@ pub struct ScheduleBody {
     /// How results are brought to you; failures are told the same ways.
     #[schema(required = false)]
     deliver: Deliver,
-    /// What is submitted.
-    #[schema(inline)]
-    submission: SubmissionBody,
+    /// As in a submit. Dates may be relative: `today - 30 days`.
+    #[schema(value_type = Object, required = false, default = json!({}))]
+    parameters: Map<String, Value>,
+    /// Format of the file.
+    #[schema(required = false, default = "csv")]
+    format: Format,
+    /// Who reads the file.
+    #[schema(required = false, default = "machine")]
+    reader: Reader,
+    /// Whether a CSV starts with a byte order mark.
+    #[schema(required = false, default = false)]
+    byte_order_mark: bool,
+    /// What separates the fields of a CSV.
+    #[schema(required = false, default = ",")]
+    delimiter: Delimiter,
+    /// How a CSV or NDJSON is compressed as a whole.
+    #[schema(required = false)]
+    compression: Option<Compression>,
 }
 
 /// A schedule.

@@ -82,7 +82,8 @@ pub struct TokenPage {
 }
 
 impl TokenResource {
-    fn new(row: TokenRow, caller: &Caller) -> Self {
+    /// As the caller sees it.
+    pub fn new(row: TokenRow, caller: &Caller) -> Self {
         let TokenRow {
             id,
             username,
@@ -139,7 +140,7 @@ pub async fn create_token(
     _: NoQuery,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let order = order(object)?;
+    let order = read(object)?;
     let made = state.services.create_token(&caller, order).await?;
     let token = TokenResource { token: Some(made.token), ..TokenResource::new(made.row, &caller) };
     let location = HeaderValue::try_from(token.itself.as_str()).expect("a path of ASCII");
@@ -246,7 +247,11 @@ pub async fn revoke_token(
     Ok(Json(TokenResource::new(row, &caller)))
 }
 
-fn order(mut object: Map<String, Value>) -> Result<TokenOrder, Problem> {
+/// Reads a token to be made.
+///
+/// # Errors
+/// A [`Problem`] with a pointer to each field that is missing, unknown or wrong.
+pub fn read(mut object: Map<String, Value>) -> Result<TokenOrder, Problem> {
     const LIST: &str = "must be a list of permissions, or null";
     const DAYS: &str = "must be a whole number of days, or null";
     let mut errors = Vec::new();

@@ -31,16 +31,23 @@ const NAME: &str = "must be 1 to 100 small letters, digits and single hyphens";
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the body, which is read field by field")]
 pub struct WebhookBody {
-    /// Its name, unique. Not in a change: the path says it.
-    #[schema(required = false)]
+    /// Its name, unique.
+    #[schema(min_length = 1, max_length = 100)]
     name: String,
     /// Where messages go: https, a public address, no redirects.
     url: String,
-    /// Types of events: `execution.completed`, `execution.failed`, `execution.cancelled`,
-    /// `execution.expired`, `run.finished`, `run.needs_approval`, `backup.verified`,
-    /// `backup.failed`, `schedule.completed`, `schedule.failed`, `schedule.delivery_failed`,
-    /// `webhook.disabled`, `webhook.ping`.
-    events: Vec<String>,
+    /// Types of events.
+    events: Vec<EventType>,
+}
+
+/// What is changed of a webhook.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the body, which is read field by field")]
+pub struct WebhookChange {
+    /// Where messages go: https, a public address, no redirects.
+    url: String,
+    /// Types of events.
+    events: Vec<EventType>,
 }
 
 /// A webhook.
@@ -264,7 +271,7 @@ pub async fn show_webhook(
     tag = "webhooks",
     params(("name" = String, Path, description = "Name of the webhook.", example = "reports-portal")),
     request_body(
-        content = WebhookBody,
+        content = WebhookChange,
         example = json!({"url": "https://portal.example/hooks/reports",
                          "events": ["execution.completed"]}),
     ),

@@ -156,7 +156,14 @@ pub async fn services(config: Config) -> anyhow::Result<Services> {
     let db = db::connect(&config.database).await?;
     let reports = report_database(&config.database)?;
     let store = Store::open(&config.store)?;
-    Ok(Services { db, reports, store, config: Arc::new(config), passwords: Default::default() })
+    Ok(Services {
+        db,
+        reports,
+        store,
+        config: Arc::new(config),
+        passwords: Default::default(),
+        days_seen: Default::default(),
+    })
 }
 
 /// The same for a command that a person types.

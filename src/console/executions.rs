@@ -51,6 +51,7 @@ pub struct Shown {
     sha256: Option<String>,
     truncated: bool,
     can_cancel: bool,
+    can_delete: bool,
     can_retry: bool,
 }
 
@@ -88,6 +89,7 @@ impl Shown {
             sha256: e.sha256,
             truncated: e.truncated,
             can_cancel: may_change && matches!(e.status, Status::Pending | Status::Processing),
+            can_delete: may_change && e.status == Status::Completed,
             can_retry: may_change && matches!(e.status, Status::Failed | Status::Cancelled),
             slug: e.slug,
             title: e.title,
@@ -214,6 +216,7 @@ pub async fn show(
     };
     let notice = match query.get("notice") {
         Some("cancelled") => Some("It is being cancelled."),
+        Some("deleted") => Some("The file is deleted."),
         Some("retried") => Some("It runs again."),
         _ => None,
     };
@@ -265,6 +268,16 @@ pub async fn retry(
 ) -> Result<Response, Problem> {
     console.api.services.retry(&session.caller, id).await?;
     Ok(see_other(&format!("/executions/{id}?notice=retried")))
+}
+
+/// Deletes the file before its time.
+pub async fn delete(
+    State(console): State<Console>,
+    Number(id): Number,
+    Change { session, fields: _ }: Change,
+) -> Result<Response, Problem> {
+    console.api.services.delete_result(&session.caller, id).await?;
+    Ok(see_other(&format!("/executions/{id}?notice=deleted")))
 }
 
 /// Makes a further format.

@@ -30,6 +30,7 @@ mod response;
 mod safety;
 mod schedules;
 mod sign_in;
+mod tokens;
 mod webhooks;
 
 use pages::Pages;
@@ -58,6 +59,7 @@ pub fn router(api: &ApiState) -> Router {
         .route("/executions/{id}/events", get(executions::events))
         .route("/executions/{id}/cancel", post(executions::cancel))
         .route("/executions/{id}/retry", post(executions::retry))
+        .route("/executions/{id}/delete", post(executions::delete))
         .route("/executions/{id}/formats", post(executions::request_format))
         .route("/schedules", get(schedules::list))
         .route("/schedules/{name}", get(schedules::show))
@@ -91,6 +93,8 @@ fn operators() -> Router<Console> {
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{name}", get(webhooks::show))
         .route("/webhooks/{name}/{verb}", post(webhooks::change))
+        .route("/tokens", get(tokens::list).post(tokens::create))
+        .route("/tokens/{prefix}/revoke", post(tokens::revoke))
         .route("/audit", get(operations::audit))
         .route("/backups", get(safety::backups))
         .route("/backups/{id}/verify", post(safety::verify_backup))

@@ -33,6 +33,7 @@ pub fn entries(caller: &Caller, place: &str) -> Vec<Entry> {
         ("/erasures", "Erasures", may(Permission::UsersManage)),
         ("/backups", "Backups", may(Permission::BackupsView)),
         ("/webhooks", "Webhooks", may(Permission::WebhooksManage)),
+        ("/tokens", "Tokens", follows || may(Permission::TokensManage)),
         ("/audit", "Audit", may(Permission::AuditView)),
     ];
     let shown = all.into_iter().filter(|(_, _, is_shown)| *is_shown);

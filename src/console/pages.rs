@@ -33,6 +33,7 @@ const TEMPLATES: &[(&str, &str)] = templates![
     "webhooks.html",
     "webhook.html",
     "audit.html",
+    "tokens.html",
     "overview.html",
     "policies.html",
     "policy.html",

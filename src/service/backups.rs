@@ -439,6 +439,7 @@ impl Restored {
             store: self.store.clone(),
             config: Arc::new(self.config.clone()),
             passwords: Default::default(),
+            days_seen: Default::default(),
         })
     }
 }

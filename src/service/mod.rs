@@ -65,6 +65,8 @@ pub struct Services {
     pub config: Arc<Config>,
     /// Checks passwords, a few at a time.
     pub passwords: passwords::PasswordChecker,
+    /// Figures of the latest days.
+    pub days_seen: overview::DaysSeen,
 }
 
 /// Most entries on a page of a list.

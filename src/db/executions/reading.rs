@@ -154,17 +154,29 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<Execution>, sqlx::Error> {
+    // By number, so that the planner knows how rare a report is: with the slug it would walk all
+    // executions, newest first, for a report that has none.
+    let report: Option<i32> = match filter.slug.as_deref() {
+        None => None,
+        Some(slug) => {
+            let id = sqlx::query_scalar("select id from report_definitions where slug = $1");
+            let Some(id) = id.bind(slug).fetch_optional(pool).await? else {
+                return Ok(Vec::new());
+            };
+            Some(id)
+        }
+    };
     sqlx::query_as(select_execution!(
         "where ($1::int is null or e.executed_by = $1)
            and ($2::text is null or e.status = $2)
-           and ($3::text is null or d.slug = $3)
+           and ($3::int is null or e.report_definition_id = $3)
            and ($4::bigint is null or e.id < $4)
          order by e.id desc
          limit $5"
     ))
     .bind(filter.executed_by)
     .bind(filter.status.map(Status::as_str))
-    .bind(filter.slug.as_deref())
+    .bind(report)
     .bind(filter.before)
     .bind(limit)
     .fetch_all(pool)

@@ -1,6 +1,7 @@
 //! The API over real HTTP: a server on a port of its own, over a [`TestApp`].
 
 mod backups;
+mod contract;
 mod definitions;
 mod document;
 mod errors;

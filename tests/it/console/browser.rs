@@ -159,6 +159,7 @@ async fn every_page_can_be_used_by_everybody_by_day_and_by_night() {
             "/backups",
             "/webhooks",
             "/audit",
+            "/tokens",
         ] {
             browser.open(&format!("{}{path}", site.http.base)).await;
             browser.is_accessible().await;

@@ -277,8 +277,11 @@ async fn a_report_runs_from_the_form_to_the_downloaded_file() {
     site.app.wait_until(other, Status::Completed).await;
     assert!(visitor.page(location(&made)).await.contains("has no preview"));
     worker.stop().await;
+    let deleted = visitor.post(&format!("{path}/delete"), &[]).await;
+    assert_eq!(deleted.status(), 303, "{}", deleted.text().await.unwrap());
+    assert!(visitor.page(location(&deleted)).await.contains("expired"));
     assert!(visitor.page(&format!("/reports/numbers?from={id}")).await.contains("value=\"250\""));
-    assert!(visitor.page("/executions?report=numbers&status=completed").await.contains(&path));
+    assert!(visitor.page("/executions?report=numbers&status=expired").await.contains(&path));
 }
 
 #[tokio::test]
@@ -352,4 +355,32 @@ async fn assets_are_kept_by_browsers_and_pages_by_nobody() {
     assert_eq!(page.headers()["cache-control"], "private, no-store");
     let gone = site.http.request(Method::GET, "/assets/../mod.rs").send().await.unwrap();
     assert_eq!(gone.status(), 404);
+}
+
+#[tokio::test]
+async fn a_token_of_ones_own_is_made_shown_once_and_revoked() {
+    let site = Site::start().await;
+    let username = site.username_with_role("analyst").await;
+    site.set_password(&username, &encoded()[0]).await;
+    let response = site.sign_in(&username, PASSWORD).await;
+    let visitor = Visitor { site: &site, secret: secret(&response) };
+    let wide = [("name", "wide"), ("scopes", "users.manage")];
+    assert_eq!(visitor.post("/tokens", &wide).await.status(), 422, "no more than one may");
+    let fields = [("name", "<b>job</b>"), ("scopes", "reports.run"), ("expires_after_days", "30")];
+    let made = visitor.post("/tokens", &fields).await;
+    let status = made.status();
+    let page = made.text().await.unwrap();
+    assert!(status == 200 && page.contains("&lt;b&gt;job"), "{status}: {page}");
+    let token = page.split("<code>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    assert_eq!(site.http.get("/v1/executions", &token).send().await.unwrap().status(), 200);
+    assert!(!visitor.page("/tokens").await.contains(&token), "once");
+    let prefix = page.split("/tokens/").nth(1).unwrap().split('/').next().unwrap();
+    let revoked = visitor.post(&format!("/tokens/{prefix}/revoke"), &[]).await;
+    assert_eq!(revoked.status(), 303);
+    assert_eq!(site.http.get("/v1/executions", &token).send().await.unwrap().status(), 401);
+    // A token of somebody else is none that there is.
+    let admin = site.username_with_role("admin").await;
+    let other = site.app.token(&admin).await;
+    let foreign = visitor.post(&format!("/tokens/{}/revoke", &other[..12]), &[]).await;
+    assert_eq!(foreign.status(), 404);
 }

@@ -115,6 +115,7 @@ pub(super) fn services(config: &Config) -> Services {
         store: Store::open(&config.store).unwrap(),
         config: Arc::new(config.clone()),
         passwords: Default::default(),
+        days_seen: Default::default(),
     }
 }
 
