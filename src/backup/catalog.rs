@@ -242,11 +242,26 @@ pub(super) async fn sweep(
         };
         if !finished {
             tracing::warn!(backup.id = %id, "deleting what is left of an unfinished backup");
+            abort_uploads(store, &backup_folder(id.as_str())).await;
             store.remove_folder(&backup_folder(id.as_str())).await?;
         }
         unlock(connection, &id).await?;
     }
     Ok(())
+}
+
+/// Takes back parts that a killed process has uploaded. Some servers do not know the request: the
+/// rest of the sweep is worth it, and the bucket's own rule for such parts is the net.
+async fn abort_uploads(store: &Store, folder: &str) {
+    let aborted = async {
+        for upload in store.list_unfinished(folder).await? {
+            store.abort_unfinished(&upload).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = aborted.await {
+        tracing::warn!(%error, folder, "cannot take back unfinished uploads");
+    }
 }
 
 /// What tells one database from another.

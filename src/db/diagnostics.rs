@@ -60,12 +60,11 @@ pub async fn stuck(pool: &PgPool) -> Result<Stuck, sqlx::Error> {
     sqlx::query_as(
         "select
             (select count(*) from report_executions
-              where status in ('processing', 'cancelling')
-                and lease_until < now() - interval '1 minute') as abandoned,
+              where lease_until < now() - interval '1 minute') as abandoned,
+            (select count(*) from waiting_executions()
+              where run_at < now() - interval '10 minutes') as waiting,
             (select count(*) from report_executions
-              where status = 'pending' and run_at < now() - interval '10 minutes') as waiting,
-            (select count(*) from report_executions
-              where status = 'cancelling'
+              where lease_until is not null and status = 'cancelling'
                 and cancel_requested_at < now() - interval '1 minute') as cancelling,
             (select count(*) from workers
               where last_seen_at > now() - interval '30 seconds') as live_workers",

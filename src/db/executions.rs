@@ -27,7 +27,7 @@ mod transitions;
 pub use self::backends::{
     Backend, BackendSignal, backend_of, connection_name, note_backend, signal_backend,
 };
-pub use self::claim::{Caps, Claimed, claim_next, park_one};
+pub use self::claim::{Caps, Claimed, claim_next, look_if_nobody_claims, park_one};
 pub use self::files::{FileOwner, find_file_owners, list_results};
 pub use self::naming::{expire_now, is_naming_open, list_naming};
 pub use self::orphans::{

@@ -35,7 +35,7 @@ pub async fn list(pool: &PgPool) -> Result<Vec<WorkerRow>, sqlx::Error> {
     sqlx::query_as(
         "select w.id, w.host, w.pid, w.started_at, w.last_seen_at, w.draining_at,
                 (select count(*) from report_executions e
-                  where e.lease_owner = w.id and e.status in ('processing', 'cancelling'))
+                  where e.lease_owner = w.id and e.lease_until is not null)
               + (select count(*) from lifecycle_runs r
                   where r.lease_owner = w.id and r.status = 'processing') as running
            from workers w
@@ -185,7 +185,7 @@ pub async fn forget_gone(pool: &PgPool) -> Result<u64, sqlx::Error> {
         "delete from workers w
           where w.last_seen_at < now() - interval '1 day'
             and not exists (select from report_executions e where e.lease_owner = w.id
-                               and e.status in ('processing', 'cancelling'))
+                               and e.lease_until is not null)
             and not exists (select from lifecycle_runs r where r.lease_owner = w.id
                                and r.status = 'processing')",
     )

@@ -325,6 +325,80 @@ pub async fn create_tables(pool: &PgPool) -> Result<(), sqlx::Error> {
     )
     .execute(pool)
     .await?;
+    sqlx::raw_sql(TAKE_FROM_MARKS).execute(pool).await?;
+    Ok(())
+}
+
+/// The library's own function, but for the lines with the mark and the priority, which all tickets
+/// have. No ticket of a queue waits that is due before the queue's mark, so the entries of those
+/// that were taken are not read again and again: while a backup's snapshot is open, they cannot be
+/// removed. A mark is a sequence, because that leaves no dead rows, in milliseconds.
+const TAKE_FROM_MARKS: &str = "
+    create sequence if not exists apalis.registrar_mark_reports;
+    create sequence if not exists apalis.registrar_mark_lifecycle;
+    create sequence if not exists apalis.registrar_mark_maintenance;
+    create sequence if not exists apalis.registrar_mark_occurrences;
+    create sequence if not exists apalis.registrar_mark_backups;
+    create sequence if not exists apalis.registrar_mark_deliveries;
+    create or replace function apalis.registrar_mark(queue text)
+    returns timestamp with time zone
+    language sql volatile
+    as $$
+        select coalesce(to_timestamp(pg_sequence_last_value(
+                            to_regclass('apalis.registrar_mark_' || queue)) / 1000.0),
+                        '-infinity')
+    $$;
+    create or replace function apalis.get_jobs(
+        worker_id text, v_job_type text, v_job_count integer default 5)
+    returns setof apalis.jobs
+    language sql volatile
+    as $$
+        with jobs as (
+            select id
+              from apalis.jobs
+             where (status = 'Pending' or (status = 'Failed' and attempts < max_attempts))
+               and run_at < now() and job_type = v_job_type
+               and priority = 0 and run_at >= (select apalis.registrar_mark(v_job_type))
+             order by priority desc, run_at
+             limit v_job_count
+               for update skip locked
+        )
+        update apalis.jobs j
+           set status = 'Queued', lock_by = worker_id, lock_at = now()
+          from jobs
+         where j.id = jobs.id
+        returning j.*
+    $$";
+
+/// Moves the marks before which no ticket waits, `slack_secs` behind now at most. From ten seconds
+/// before each mark on, and every fifteenth time or so from the beginning: a ticket that was
+/// committed so late that it is before the mark is found then, or written anew by the reaper.
+///
+/// # Errors
+/// The database's.
+pub async fn move_marks(pool: &PgPool, slack_secs: i32) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select setval(to_regclass('apalis.registrar_mark_' || queue.name),
+                       floor(extract(epoch from least(
+                           (select min(j.run_at)
+                              from apalis.jobs j
+                             where (j.status = 'Pending'
+                                    or (j.status = 'Failed' and j.attempts < j.max_attempts))
+                               and j.job_type = queue.name and j.priority = 0
+                               and j.run_at >= queue.looked_from),
+                           now() - make_interval(secs => $2))) * 1000)::bigint)
+           from (select name,
+                        case when random() < 1 / 15.0 then '-infinity'
+                             else apalis.registrar_mark(name) - interval '10 seconds' end
+                            as looked_from
+                   from unnest($1::text[]) as names (name)
+                 offset 0) queue
+          where to_regclass('apalis.registrar_mark_' || queue.name) is not null",
+    )
+    .bind(Queue::ALL.map(Queue::name).as_slice())
+    .bind(f64::from(slack_secs))
+    .execute(pool)
+    .await?;
     Ok(())
 }
 

@@ -23,6 +23,8 @@ use crate::store::key::attempt_folder;
 pub const LOCK_GRACE_SECS: i32 = 3;
 /// A ticket that was not answered for this long is lost; a doubled one does no harm.
 pub const TICKET_SECS: i32 = 30;
+/// How far the marks of tickets stay behind now: longer than a submit is open before its commit.
+pub const MARK_SLACK_SECS: i32 = 3;
 /// Rows settled in one transaction.
 pub const BATCH: i32 = 100;
 /// Orphans whose queries are ended at once.
@@ -49,6 +51,8 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
 /// # Errors
 /// The database's.
 pub async fn pass(context: &Context) -> anyhow::Result<(usize, usize)> {
+    executions::look_if_nobody_claims(&context.services.db).await?;
+    queue::move_marks(&context.services.db, MARK_SLACK_SECS).await?;
     let rescued = rescue(context).await? + lifecycle::rescue(context).await?;
     end_left_behind(context).await?;
     context.services.start_report_deliveries().await?;

@@ -676,6 +676,31 @@ async fn killed_anywhere_verify_and_restore_harm_nothing() {
     assert_eq!(app.number(leftovers).await, 0, "the next verification swept");
 }
 
+#[tokio::test]
+async fn parts_that_a_killed_create_left_on_s3_go_with_the_next() {
+    let keys = Keys::new();
+    let app = app_with(&keys).on_s3().await;
+    app.execute(
+        "create table noise as
+                 select g as id, (select string_agg(md5(random()::text || g || h), '')
+                                    from generate_series(1, 20) h) as text
+                   from generate_series(1, 60000) g",
+    )
+    .await;
+    let s3 = app.s3.as_ref().unwrap();
+    let mut process = Process::start(&app.config, &["backup", "create"]);
+    app.wait_for("a part to be there", async || {
+        !s3.leftover_parts().is_empty() || !process.is_running()
+    })
+    .await;
+    process.signal(Signal::KILL);
+    process.ended().await;
+    assert_ne!(s3.leftover_parts(), [""; 0], "a killed process takes nothing back");
+    let made = make(&app).await;
+    assert_eq!(s3.leftover_parts(), [""; 0]);
+    assert_eq!(only_good_ones(&app, 1).await, [made.id]);
+}
+
 /// Enough rows that a command is at work for a while.
 async fn fill(app: &TestApp) {
     app.execute("create table filler (id int primary key, text text)").await;

@@ -24,6 +24,7 @@ mod retention;
 mod sandbox;
 mod schedules;
 mod sharing;
+mod snapshots;
 mod soak;
 mod special_values;
 mod split;

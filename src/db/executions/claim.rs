@@ -62,7 +62,8 @@ pub struct Caps {
 /// called for the row before it, and there is none.
 ///
 /// What a cap keeps back is passed over, and keeps nothing back that is behind it. Claims go one
-/// after the other, so that a cap holds exactly; see the function in migration 0011.
+/// after the other, so that a cap holds exactly; see the function in migration 0011. They begin to
+/// read where the last look found something; see migration 0026.
 ///
 /// # Errors
 /// The database's.
@@ -96,20 +97,18 @@ pub async fn claim_next(
 /// # Errors
 /// The database's.
 pub async fn park_one(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update report_executions e
-            set ticket_id = null, ticket_at = null
-           from (select p.id
-                   from report_executions p
-                  where p.status = 'pending' and p.run_at <= now() and p.shared_from is null
-                    and p.ticket_at is not null
-                  order by p.run_at, p.id
-                  limit 1
-                    for update skip locked) parked
-          where e.id = parked.id",
-    )
+    sqlx::query("select park_execution()")
     .execute(pool)
     .await?;
+    Ok(())
+}
+
+/// Has claims begin anew where nobody has claimed for long: what the last look missed is found.
+///
+/// # Errors
+/// The database's.
+pub async fn look_if_nobody_claims(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("select look_if_nobody_claims()").execute(pool).await?;
     Ok(())
 }
 

@@ -39,9 +39,9 @@ pub async fn lock_orphans(
     sqlx::query_as(concat!(
         "select e.id, e.created_at, e.attempt, e.failed_attempts, e.max_attempts, e.status,
                 e.lease_owner, e.backend_pid, e.backend_start
-           from report_executions e
+           from running_executions() r
+           join report_executions e on e.id = r.id
           where e.status in ('processing', 'cancelling')
-            and e.lease_until is not null
             and (e.lease_until < now() or ",
         worker_is_gone!("e.lease_owner", "$1"),
         ")
@@ -97,7 +97,8 @@ pub async fn any_is_parked(pool: &PgPool) -> Result<bool, sqlx::Error> {
         "select exists (select
                           from report_executions
                          where status = 'pending' and ticket_at is null and shared_from is null
-                           and run_at <= now())",
+                           and run_at <= now()
+                           and run_at >= (select min(starts) from waiting_lanes()))",
     )
     .fetch_one(pool)
     .await

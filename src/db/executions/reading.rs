@@ -189,14 +189,24 @@ pub async fn list(
 /// The database's.
 pub async fn count_active(connection: &mut PgConnection, user_id: i32) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
-        // In the words of two partial indexes: by `executed_by` alone the planner reads all that a
-        // user ever ran, and the next submit of that user waits for it.
-        "select (select count(*)
-                   from report_executions
-                  where coalesce(executed_by, 0) = $1 and status = 'pending')
+        // By lanes: by `executed_by` alone the planner reads all that a user ever ran, and the next
+        // submit of that user waits for it.
+        "select coalesce((select sum(lane.executions)
+                            from waiting_lanes() l
+                           cross join lateral (
+                                 select count(*) as executions
+                                   from report_executions e
+                                  where coalesce(e.executed_by, 0) = l.user_id
+                                    and e.priority = l.priority
+                                    and e.status is not distinct from 'pending'
+                                    and e.run_at >= l.starts and e.run_at <= now()) lane
+                           where l.user_id = $1), 0)::bigint
               + (select count(*)
-                   from report_executions
-                  where coalesce(executed_by, 0) = $1 and status in ('processing', 'cancelling'))",
+                   from report_executions later
+                  where later.status is not distinct from 'pending'
+                    and coalesce(later.run_at, later.created_at) > now()
+                    and coalesce(later.executed_by, 0) = $1)
+              + (select count(*) from running_executions() r where r.user_id = $1)",
     )
     .bind(user_id)
     .fetch_one(connection)
@@ -235,20 +245,18 @@ pub async fn queue_up_submits(
 pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx::Error> {
     sqlx::query_as(
         "with running as (
-             select coalesce(executed_by, 0) as user_id, count(*) as executions
-               from report_executions
-              where status in ('processing', 'cancelling')
-              group by coalesce(executed_by, 0)
+             select user_id, count(*) as executions from running_executions() group by user_id
          ),
-         users as (
+         unclaimed as materialized (
+             select id, executed_by, shared_from, priority, run_at from waiting_executions()
+         ),
+         users as materialized (
              select w.user_id,
                     (select max(s.started_at)
                        from report_executions s
                       where coalesce(s.executed_by, 0) = w.user_id
                         and s.started_at is not null) as served_at
-               from (select distinct coalesce(executed_by, 0) as user_id
-                       from report_executions
-                      where status = 'pending') w
+               from (select distinct coalesce(executed_by, 0) as user_id from unclaimed) w
          ),
          waiting as (
              select p.id, p.priority, p.run_at,
@@ -256,14 +264,21 @@ pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx:
                     coalesce(running.executions, 0)
                         + row_number() over (partition by coalesce(p.executed_by, 0), p.priority
                                              order by p.run_at, p.id) as turn
-               from report_executions p
+               from unclaimed p
                join users on users.user_id = coalesce(p.executed_by, 0)
                left join running on running.user_id = users.user_id
-              where p.status = 'pending' and p.shared_from is null
+              where p.shared_from is null
+         ),
+         -- One row, of its own: joined to itself, all that waits would be compared with all.
+         mine as materialized (
+             select w.*
+               from waiting w
+               join report_executions e on w.id = coalesce(e.shared_from, e.id)
+              where e.id = $1
          )
          select (select count(*)
                    from waiting p
-                   join waiting mine on mine.id = coalesce(e.shared_from, e.id)
+                  cross join mine
                   where p.priority > mine.priority
                      or p.priority = mine.priority
                         and (p.turn, p.served_at, p.run_at, p.id)
@@ -290,13 +305,16 @@ pub async fn outlook(pool: &PgPool, id: i64) -> Result<(i64, Option<f64>), sqlx:
 /// The database's.
 pub async fn queue_depth(pool: &PgPool) -> Result<(i64, i64, i64, f64), sqlx::Error> {
     sqlx::query_as(
-        "select count(*) filter (where status = 'pending'),
-                count(*) filter (where status = 'processing'),
-                count(*) filter (where status = 'cancelling'),
-                coalesce(extract(epoch from now() - min(run_at)
-                    filter (where status = 'pending' and run_at <= now())), 0)::float8
-           from report_executions
-          where status in ('pending', 'processing', 'cancelling')",
+        "select waiting.executions, running.processing, running.cancelling, waiting.oldest
+           from (select count(*) as executions,
+                        coalesce(extract(epoch from now() - min(run_at)
+                            filter (where run_at <= now())), 0)::float8 as oldest
+                   from waiting_executions()) waiting
+          cross join (
+                select count(*) filter (where e.status = 'processing') as processing,
+                       count(*) filter (where e.status = 'cancelling') as cancelling
+                  from running_executions() r
+                  join report_executions e on e.id = r.id) running",
     )
     .fetch_one(pool)
     .await

@@ -237,10 +237,9 @@ pub struct LeftBehind {
 pub async fn list_left_behind(pool: &PgPool, limit: i64) -> Result<Vec<LeftBehind>, sqlx::Error> {
     sqlx::query_as(
         "select distinct l.id, l.status
-           from report_executions f
+           from waiting_executions() f
            join report_executions l on l.id = f.shared_from
-          where f.status = 'pending' and f.shared_from is not null
-            and l.status not in ('pending', 'processing')
+          where l.status not in ('pending', 'processing')
           limit $1",
     )
     .bind(limit)

@@ -50,8 +50,11 @@ pub async fn insert(
         "insert into report_executions
                 (report_definition_id, definition_version, executed_by, parameters, format,
                  options, max_attempts, trace_id, max_concurrent, format_of, reuse_key, shared_from,
-                 status)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'pending')
+                 status, ticket_at)
+         -- With the ticket's time, whose number follows: without it the row would be one that a cap
+         -- has kept back, to be found by that, and be written to all indexes twice.
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'pending',
+                 case when $12::bigint is null then now() end)
          returning id",
     )
     .bind(new.definition_id)
