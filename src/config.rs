@@ -242,6 +242,34 @@ pub struct BackupConfig {
     pub migration_lock_tries: NonZeroU32,
     /// How many backups are kept.
     pub keep: KeepConfig,
+    /// Where pgBackRest is.
+    pub pgbackrest: PgBackRestConfig,
+}
+
+/// `[backup.pgbackrest]`: of policies whose engine it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PgBackRestConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Its settings; without it its own default.
+    pub config_file: Option<PathBuf>,
+    /// Its name of the cluster. Without it no backup of pgBackRest is listed.
+    pub stanza: Option<String>,
+    /// What it makes.
+    pub backup_type: PhysicalType,
+}
+
+/// What pgBackRest makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PhysicalType {
+    /// Everything.
+    Full,
+    /// What has changed since the last full one.
+    Diff,
+    /// What has changed since the last one.
+    Incr,
 }
 
 /// `[backup.keep]`, of backups that no policy asked for: how many periods of each length keep their

@@ -28,6 +28,10 @@ pub struct BackupResource {
     pub taken_at: DateTime<Utc>,
     /// `manual`, `scheduled` or `pre-migration`.
     pub purpose: String,
+    /// `pg_dump` or `pgbackrest`.
+    pub engine: String,
+    /// The policy that asked for it.
+    pub policy: Option<String>,
     /// Bytes stored.
     pub size_bytes: i64,
     /// Rows of all tables.
@@ -55,6 +59,8 @@ impl From<Listed> for BackupResource {
             id: backup.id,
             taken_at: backup.taken_at,
             purpose: backup.purpose,
+            engine: backup.engine,
+            policy: backup.policy,
             size_bytes: backup.size_bytes,
             row_count: backup.row_count,
             schema_version: backup.schema_version,
@@ -87,7 +93,8 @@ pub struct VerificationRequested {
 fn example() -> serde_json::Value {
     json!({
         "id": "20260301T013000Z-1a2b3c4d", "taken_at": "2026-03-01T01:30:00Z",
-        "purpose": "scheduled", "size_bytes": 153_092_013, "row_count": 4_112_385,
+        "purpose": "scheduled", "engine": "pg_dump", "policy": "back-up-nightly",
+        "size_bytes": 153_092_013, "row_count": 4_112_385,
         "schema_version": 15, "duration_ms": 8_190, "encrypted": true,
         "kept_because": ["newest", "last of 2026-03-01"], "verified_at": "2026-03-01T03:00:00Z",
         "verified_good": true, "verify_problem": null,

@@ -67,6 +67,12 @@ impl Database {
         Ok(Self { options: self.options.clone().database(name), url: url.into(), ..self.clone() })
     }
 
+    /// The same role and database on a server of this machine that is reached by a socket.
+    pub(super) fn at_socket(&self, folder: &std::path::Path, port: u16) -> Self {
+        let options = self.options.clone().socket(folder).port(port);
+        Self { options, ..self.clone() }
+    }
+
     /// Opens a connection.
     ///
     /// # Errors

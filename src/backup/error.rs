@@ -108,6 +108,27 @@ pub enum BackupError {
         /// As asked for.
         table: String,
     },
+    /// The name of a stanza is none.
+    #[error("backup.pgbackrest.stanza must be 1 to 64 letters, digits, hyphens and underscores")]
+    BadStanza,
+    /// A policy asks for pgBackRest, and the settings do not say of which stanza.
+    #[error("backup.pgbackrest.stanza must name pgBackRest's stanza of this database's server")]
+    NoStanza,
+    /// The log that a restore needs does not arrive in the repository.
+    #[error(
+        "the write-ahead log up to {file} was not archived in time: archive_mode must be on and \
+         archive_command be `pgbackrest … archive-push %p`"
+    )]
+    NotArchived {
+        /// The file.
+        file: String,
+    },
+    /// A backup of pgBackRest is restored by pgBackRest.
+    #[error(
+        "{0} is a backup of pgBackRest, which restores whole servers: `pgbackrest --stanza=… \
+         --set={0} restore`, and then `registrar hold replay` and `registrar erasure replay`"
+    )]
+    Physical(BackupId),
     /// The restored rows are not those of the snapshot.
     #[error("the restored tables differ from the snapshot: {0}")]
     Differs(String),
@@ -126,7 +147,10 @@ impl BackupError {
 
     /// Whether a safety rule refused, rather than something failing.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::NotEncrypted | Self::NotEmpty { .. } | Self::Deleting(_))
+        matches!(
+            self,
+            Self::NotEncrypted | Self::NotEmpty { .. } | Self::Deleting(_) | Self::Physical(_)
+        )
     }
 
     /// Whether it says that the backup itself is bad, and not the surroundings of the attempt.

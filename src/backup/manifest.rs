@@ -25,6 +25,11 @@ impl BackupId {
         Self(format!("{}-{}", now.format("%Y%m%dT%H%M%SZ"), &unique[..8]))
     }
 
+    /// Whether pgBackRest made it, whose name of it this is.
+    pub fn is_physical(&self) -> bool {
+        is_label(&self.0)
+    }
+
     /// As in paths.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -42,12 +47,28 @@ impl FromStr for BackupId {
             17.. => c.is_ascii_digit() || ('a'..='f').contains(&c),
             _ => c.is_ascii_digit(),
         };
-        if text.len() == 25 && text.chars().enumerate().all(fits) {
+        let is_dump = text.len() == 25 && text.chars().enumerate().all(fits);
+        if is_dump || is_label(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err("must be a backup's number, like 20260301T000000Z-1a2b3c4d".to_owned())
         }
     }
+}
+
+/// Such as `20260301-013000F` or `20260301-013000F_20260302-013000I`.
+fn is_label(text: &str) -> bool {
+    let is_time = |text: &str| {
+        text.len() == 15
+            && text
+                .bytes()
+                .enumerate()
+                .all(|(at, byte)| if at == 8 { byte == b'-' } else { byte.is_ascii_digit() })
+    };
+    let (full, later) =
+        text.split_once('_').map_or((text, None), |(full, rest)| (full, Some(rest)));
+    let is_later = |later: &str| later.strip_suffix(['D', 'I']).is_some_and(is_time);
+    full.strip_suffix('F').is_some_and(is_time) && later.is_none_or(is_later)
 }
 
 impl TryFrom<String> for BackupId {
@@ -263,9 +284,18 @@ mod tests {
         let id = BackupId::new(DateTime::from_timestamp(1_772_323_200, 0).unwrap());
         assert!(id.as_str().starts_with("20260301T000000Z-"), "{id}");
         assert_eq!(id.as_str().parse(), Ok(id.clone()));
-        for wrong in
-            ["", "../../../results", "20260301T000000Z-1a2b3c4", "20260301T000000Z_1a2b3c4d"]
-        {
+        for label in ["20260301-013000F", "20260301-013000F_20260302-013000I"] {
+            assert!(label.parse::<BackupId>().is_ok_and(|id| id.is_physical()), "{label}");
+        }
+        assert!(!id.is_physical());
+        for wrong in [
+            "",
+            "20260301-013000F_",
+            "20260301-013000I",
+            "../../../results",
+            "20260301T000000Z-1a2b3c4",
+            "20260301T000000Z_1a2b3c4d",
+        ] {
             assert!(wrong.parse::<BackupId>().is_err(), "{wrong}");
         }
     }

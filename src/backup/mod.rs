@@ -8,7 +8,7 @@
 //! What is promised: no dump is ever whole on this machine's disk or in its memory; a backup
 //! exists once its manifest does, which is written last and never changed; what proves it good is
 //! a restore whose rows and checksums are those of the snapshot. The catalog is the store, so it
-//! outlives the database. Nothing here knows a queue, HTTP, a schedule, or which tables exist.
+//! outlives the database. Physical backups are pgBackRest's: see [`pgbackrest`]. Nothing here knows a queue, HTTP, a schedule, or which tables exist.
 
 pub mod catalog;
 pub mod create;
@@ -17,6 +17,7 @@ pub mod error;
 mod fingerprint;
 pub mod keep;
 pub mod manifest;
+pub mod pgbackrest;
 pub mod prune;
 pub mod restore;
 pub mod seal;

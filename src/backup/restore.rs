@@ -78,6 +78,9 @@ pub async fn restore(
     target: &Database,
     options: &RestoreOptions,
 ) -> Result<Restored, BackupError> {
+    if id.is_physical() {
+        return Err(BackupError::Physical(id.clone()));
+    }
     let manifest = catalog::manifest(store, id).await?;
     let mut connection = target.connect().await?;
     let reader = Reader::enter(store, id, "restore", catalog::now(&mut connection).await?).await?;

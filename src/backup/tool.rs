@@ -80,7 +80,9 @@ impl Drop for Tool {
 /// The first line that says "error". The lines after it (DETAIL, CONTEXT, the statement) can hold
 /// rows, and so can what stands in quotes after a server's ERROR about a value.
 fn first_error(messages: &str) -> Option<String> {
-    let line = messages.lines().find(|line| line.contains("error:") || line.contains("FATAL:"))?;
+    let line = messages
+        .lines()
+        .find(|line| ["error:", "FATAL:", "ERROR:"].iter().any(|mark| line.contains(mark)))?;
     let line = line.split_once("error: ").map_or(line, |(_, rest)| rest);
     let hides_value = ["invalid input", "invalid byte", "out of range", "too long"];
     if hides_value.iter().any(|phrase| line.contains(phrase)) {

@@ -16,6 +16,7 @@ use crate::backup::{
 };
 use crate::config::Config;
 use crate::db::audit::Actor;
+use crate::service::backup_policies::Made;
 use crate::service::backups::{AFTER_RESTORE, Restored, VerifyOptions, create_options, identities};
 use crate::service::{ServiceError, Services};
 use crate::store::Store;
@@ -249,11 +250,16 @@ async fn with_services(services: &Services, verb: BackupVerb) -> anyhow::Result<
             let manifest = match policy {
                 Some(name) => {
                     let made = services.back_up_by_policy(&actor, &name, Purpose::Manual).await?;
-                    let Some(manifest) = made else {
+                    let Some(made) = made else {
                         note(format!("The backup of {name} before this one is not finished."));
                         return Ok(ExitCode::from(REFUSED));
                     };
-                    manifest
+                    match made {
+                        Made::Dump(manifest) => *manifest,
+                        Made::Physical(made) => {
+                            return physical_made(services, &made.id, verify, scratch, json).await;
+                        }
+                    }
                 }
                 None => {
                     let tools_dir = tools_dir(scratch.postgres_bin.as_ref());
@@ -297,6 +303,25 @@ fn key() -> anyhow::Result<ExitCode> {
         "Keep this file where the database and the store are not: without it no backup opens.\n\
          Set backup.encrypt_to = [\"{recipient}\"]"
     ));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn physical_made(
+    services: &Services,
+    id: &BackupId,
+    verify: bool,
+    scratch: ScratchArgs,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    if verify {
+        let outcome = services.verify_backup(&Actor::system(), id, scratch.options()).await?;
+        return tell_verified(&outcome, json);
+    }
+    if json {
+        say_json(&json!({ "id": id }))?;
+    } else {
+        say(id)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -357,13 +382,17 @@ async fn list(services: &Services, refresh: bool, json: bool) -> anyhow::Result<
                 age(listed.age_secs),
                 bytes(backup.size_bytes.unsigned_abs()),
                 backup.purpose.clone(),
+                backup.engine.clone(),
                 if backup.encrypted { "yes" } else { "no" }.to_owned(),
                 verified,
                 why,
             ]
         })
         .collect();
-    table(&["BACKUP", "AGE", "SIZE", "PURPOSE", "ENCRYPTED", "VERIFIED (UTC)", "KEPT"], &rows)?;
+    table(
+        &["BACKUP", "AGE", "SIZE", "PURPOSE", "ENGINE", "ENCRYPTED", "VERIFIED (UTC)", "KEPT"],
+        &rows,
+    )?;
     for (id, reason) in &listing.unreadable {
         note(format!("{id} cannot be read, and is kept: {reason}"));
     }

@@ -7,6 +7,9 @@ use super::binaries::HOW_TO_INSTALL;
 /// Why a private cluster could not be found, made, started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The data of a server were not restored.
+    #[error("the data were not restored: {0}")]
+    Restore(String),
     /// No folder with the server programs was found.
     #[error("the PostgreSQL server programs are not on this machine\n{HOW_TO_INSTALL}")]
     BinariesMissing,

@@ -15,6 +15,7 @@ mod binaries;
 mod command;
 mod error;
 mod home;
+mod restored;
 mod server;
 mod tools;
 
@@ -29,6 +30,7 @@ pub use self::{
     binaries::{Binaries, OLDEST_SUPPORTED_MAJOR},
     command::run_with_cluster,
     error::Error,
+    restored::{RestoreInto, RestoredCluster, command_of_server_account},
     tools::ClientTools,
 };
 
@@ -111,7 +113,7 @@ impl PrivateCluster {
                 return Err(Error::OtherVersion { home, data, binaries });
             }
         };
-        Ok((Server::start(home, binaries, settings)?, password))
+        Ok((Server::start(home, binaries, settings, server::START_LIMIT)?, password))
     }
 
     async fn ensure_database(&self) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use super::{Binaries, Error, home::Home};
 const GUARD: &str = include_str!("guard.sh");
 
 /// How long a start may take: a kept cluster may first have to recover from a crash.
-const START_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a start is tried again after a failure that passes by itself.
 const START_ATTEMPTS: u32 = 10;
@@ -130,12 +130,13 @@ impl Server {
         home: &Home,
         binaries: &Binaries,
         settings: &[(String, String)],
+        limit: Duration,
     ) -> Result<Self, Error> {
         let leftover = wait_for_orphan(home)?;
         let mut attempt = 1;
         loop {
             let port = free_port()?;
-            match Self::start_on(port, home, binaries, settings, leftover.as_ref()) {
+            match Self::start_on(port, home, binaries, settings, leftover.as_ref(), limit) {
                 Err(Error::Start { log, .. })
                     if attempt < START_ATTEMPTS
                         && PASSING_FAILURES.iter().any(|text| log.contains(text)) =>
@@ -154,6 +155,7 @@ impl Server {
         binaries: &Binaries,
         settings: &[(String, String)],
         leftover: Option<&Leftover>,
+        limit: Duration,
     ) -> Result<Self, Error> {
         let data = home.data();
         let mut guarded = Guarded::spawn(home, &binaries.program("postgres"), |command| {
@@ -169,7 +171,7 @@ impl Server {
                 command.env("PG_GRANDPARENT_PID", pid.as_raw_nonzero().to_string());
             }
         })?;
-        let deadline = Instant::now() + START_LIMIT;
+        let deadline = Instant::now() + limit;
         loop {
             if guarded.has_ended().is_some() {
                 let (home, log) = (home.dir().to_owned(), home.log_tail());
@@ -183,7 +185,7 @@ impl Server {
             }
             if Instant::now() >= deadline {
                 let (home, log) = (home.dir().to_owned(), home.log_tail());
-                return Err(Error::StartTimeout { home, limit_secs: START_LIMIT.as_secs(), log });
+                return Err(Error::StartTimeout { home, limit_secs: limit.as_secs(), log });
             }
             std::thread::sleep(POLL_INTERVAL);
         }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Datelike, Utc};
 use chrono_tz::Tz;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::backups::create_options;
 use super::{ServiceError, Services};
 use crate::backup::keep::Tiers;
 use crate::backup::manifest::Purpose;
+use crate::backup::pgbackrest::Physical;
 use crate::backup::prune::Pruned;
 use crate::backup::{BackupError, BackupId, CreateOptions, Manifest, Verification};
 use crate::config::{BackupConfig, KeepConfig};
@@ -22,6 +24,41 @@ use crate::policy::{
 use crate::queue::{self, BackupTicket};
 
 use super::backups::VerifyOptions;
+
+/// A backup that a policy asked for.
+#[derive(Debug, serde::Serialize)]
+#[serde(untagged)]
+pub enum Made {
+    /// By `pg_dump`.
+    Dump(Box<Manifest>),
+    /// By pgBackRest.
+    Physical(Box<Physical>),
+}
+
+impl Made {
+    /// Its number.
+    pub fn id(&self) -> &BackupId {
+        match self {
+            Self::Dump(manifest) => &manifest.id,
+            Self::Physical(physical) => &physical.id,
+        }
+    }
+
+    /// Bytes stored.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Dump(manifest) => manifest.stored.size_bytes,
+            Self::Physical(physical) => physical.size_bytes,
+        }
+    }
+
+    fn finished_at(&self) -> DateTime<Utc> {
+        match self {
+            Self::Dump(manifest) => manifest.finished_at,
+            Self::Physical(physical) => physical.finished_at,
+        }
+    }
+}
 
 /// What a worker is to do for a policy of backups.
 pub(super) fn ticket(policy: &Policy) -> Option<BackupTicket> {
@@ -72,18 +109,31 @@ impl Services {
         actor: &Actor,
         name: &str,
         purpose: Purpose,
-    ) -> Result<Option<Manifest>, ServiceError> {
+    ) -> Result<Option<Made>, ServiceError> {
         let policies = self.policies().await?;
         let (policy, backup) = find(&policies, name)?;
         let Some(turn) = self.turn(policy).await? else {
             tracing::info!(policy = name, "the backup before is not finished");
             return Ok(None);
         };
-        let options = self.options_of(policy, backup, purpose)?;
-        let made = Box::pin(self.create_backup(actor, &options)).await;
+        let made = match backup.engine {
+            BackupEngine::PgDump => {
+                let options = self.options_of(policy, backup, purpose)?;
+                let made = Box::pin(self.create_backup(actor, &options)).await;
+                made.map(|manifest| Made::Dump(Box::new(manifest)))
+            }
+            BackupEngine::PgBackRest => {
+                let made = Box::pin(self.create_physical(actor, policy, purpose)).await;
+                made.map(|physical| Made::Physical(Box::new(physical)))
+            }
+        };
         end(turn, policy).await;
-        let manifest = made?;
-        self.verify_where_due(policy, backup, &manifest).await?;
+        let made = made?;
+        self.verify_where_due(policy, backup, &made).await?;
+        if matches!(made, Made::Physical(_)) {
+            // pgBackRest expires by its own settings, with each backup.
+            return Ok(Some(made));
+        }
         let is_pruned_apart = policies.policies.values().any(|other| {
             let PruneBackups { backup } = match &other.kind {
                 Kind::PruneBackups(prune) if other.enabled => prune,
@@ -98,14 +148,33 @@ impl Services {
                 tracing::warn!(backup.id = %id, error, "cannot delete an expired backup yet");
             }
         }
-        Ok(Some(manifest))
+        Ok(Some(made))
+    }
+
+    async fn create_physical(
+        &self,
+        actor: &Actor,
+        policy: &Policy,
+        purpose: Purpose,
+    ) -> Result<Physical, ServiceError> {
+        let repository = self.repository()?.ok_or(BackupError::NoStanza)?;
+        let database = self.application_database()?;
+        let policy = Some(policy.name.to_string());
+        let made = repository.create(&database, &self.store, purpose, policy).await?;
+        self.refresh_backups().await?;
+        let details = json!({
+            "backup": made.id, "purpose": purpose, "size_bytes": made.size_bytes,
+            "encrypted": made.encrypted, "engine": "pgbackrest",
+        });
+        self.record(actor, "backup.created", details, None).await?;
+        Ok(made)
     }
 
     /// The same, asked for by the policy's schedule.
     ///
     /// # Errors
     /// As [`Services::back_up_by_policy`].
-    pub async fn back_up_on_schedule(&self, name: &str) -> Result<Option<Manifest>, ServiceError> {
+    pub async fn back_up_on_schedule(&self, name: &str) -> Result<Option<Made>, ServiceError> {
         self.back_up_by_policy(&Actor::system(), name, Purpose::Scheduled).await
     }
 
@@ -118,15 +187,6 @@ impl Services {
         let mut config = self.config.backup.clone();
         if !backup.encrypt_to.is_empty() {
             config.encrypt_to.clone_from(&backup.encrypt_to);
-        }
-        match backup.engine {
-            BackupEngine::PgDump => {}
-            BackupEngine::PgBackRest => {
-                return Err(ServiceError::refused(
-                    "engine_not_built",
-                    "backups by pgbackrest are not built yet".to_owned(),
-                ));
-            }
         }
         let policy = Some(policy.name.to_string());
         Ok(CreateOptions { policy, ..create_options(&config, purpose, false, None)? })
@@ -156,14 +216,12 @@ impl Services {
         let id: BackupId = match id {
             Some(id) => id.parse().map_err(|_| missing(id))?,
             None => {
-                let catalog = self.refresh_backups().await?;
-                let newest = catalog
-                    .entries
-                    .iter()
-                    .filter(|entry| policy.is_none() || entry.manifest.policy.as_deref() == policy)
-                    .max_by_key(|entry| entry.manifest.snapshot.taken_at);
-                let newest = newest.ok_or_else(|| missing("latest"))?;
-                newest.manifest.id.clone()
+                self.refresh_backups().await?;
+                let rows = backups::list(&self.db).await?; // the newest first
+                let is_ours =
+                    |row: &&BackupRow| policy.is_none() || row.policy.as_deref() == policy;
+                let newest = rows.iter().find(is_ours).ok_or_else(|| missing("latest"))?;
+                newest.id.parse().map_err(|_| missing(&newest.id))?
             }
         };
         self.verify_backup(&Actor::system(), &id, VerifyOptions::default()).await
@@ -175,7 +233,7 @@ impl Services {
         &self,
         policy: &Policy,
         backup: &Backup,
-        made: &Manifest,
+        made: &Made,
     ) -> Result<(), ServiceError> {
         let name = policy.name.as_str();
         let rows = backups::list(&self.db).await?;
@@ -183,12 +241,12 @@ impl Services {
             row.policy.as_deref() == Some(name) && row.verified_good == Some(true)
         };
         let last = rows.iter().filter(is_ours).filter_map(|row| row.verified_at).max();
-        if !is_due(backup.verify, policy.time_zone, last, made.finished_at) {
+        if !is_due(backup.verify, policy.time_zone, last, made.finished_at()) {
             return Ok(());
         }
         let mut tx = self.db.begin().await?;
         let ticket = BackupTicket::Verify {
-            backup_id: Some(made.id.to_string()),
+            backup_id: Some(made.id().to_string()),
             policy: Some(name.to_owned()),
         };
         queue::enqueue_backup(&mut tx, &ticket).await?;

@@ -15,6 +15,7 @@ use super::{Caller, Permission, ServiceError, Services};
 use crate::backup::create::application;
 use crate::backup::keep::{Candidate, Decision, Tiers, plan_all};
 use crate::backup::manifest::Purpose;
+use crate::backup::pgbackrest::{Physical, Repository};
 use crate::backup::prune::Pruned;
 use crate::backup::seal::{Compression, Encryption, Identities};
 use crate::backup::{
@@ -26,10 +27,14 @@ use crate::db::audit::{self, Actor};
 use crate::db::backups::{self, BackupRow};
 use crate::db::deliveries;
 use crate::db::report_options;
+use crate::postgres::Binaries;
 use crate::queue::{self, BackupTicket};
 use crate::report::source::ReportDatabase;
 use crate::schema;
 use crate::store::{HOLD_FOLDER, LEDGER_FOLDER, Store};
+
+/// As in the table.
+const PGBACKREST: &str = "pgbackrest";
 
 /// What differs from the settings for one verification.
 #[derive(Debug, Clone, Default)]
@@ -144,12 +149,25 @@ impl Services {
             None => Scratch::Private(options.tools_dir.or_else(|| config.tools_dir.clone())),
         };
         let now = self.database_now().await?;
-        let outcome = Box::pin(backup::verify(&self.store, id, &identities, &scratch, now)).await?;
+        let outcome = match self.repository_of(id)? {
+            Some(repository) => {
+                let dir = config.tools_dir.as_deref();
+                let binaries = Binaries::find(dir).map_err(BackupError::from)?;
+                let database = self.application_database()?;
+                let verifying = repository.verify(&self.store, id, &database, binaries, now);
+                Box::pin(verifying).await?
+            }
+            None => Box::pin(backup::verify(&self.store, id, &identities, &scratch, now)).await?,
+        };
         let details = json!({
             "backup": id, "good": outcome.good, "problem": outcome.problem,
             "rows": outcome.rows, "duration_ms": outcome.duration_ms,
         });
-        let catalog = catalog::read(&self.store).await?;
+        // One of pgBackRest is no entry of the catalog: its row comes from a refresh.
+        let catalog = match id.is_physical() {
+            true => self.refresh_backups().await?,
+            false => catalog::read(&self.store).await?,
+        };
         let entry = catalog.entries.iter().find(|entry| entry.manifest.id == *id);
         let (event, code) = match outcome.good {
             true => (EventType::BackupVerified, None),
@@ -194,7 +212,10 @@ impl Services {
             .into_iter()
             .map(|backup| Listed {
                 age_secs: (now - backup.taken_at).num_seconds(),
-                kept_because: why(&backup.id),
+                kept_because: match backup.engine == PGBACKREST {
+                    true => vec!["as pgbackrest is set".to_owned()],
+                    false => why(&backup.id),
+                },
                 backup,
             })
             .collect();
@@ -207,8 +228,22 @@ impl Services {
     /// The database's and the store's.
     pub async fn refresh_backups(&self) -> Result<Catalog, ServiceError> {
         let catalog = catalog::read(&self.store).await?;
-        let rows: Vec<_> = catalog.entries.iter().map(row).collect();
-        let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+        let mut rows: Vec<_> = catalog.entries.iter().map(row).collect();
+        let mut ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+        if let Some(repository) = self.repository()? {
+            match repository.list(&self.store).await {
+                Ok(listed) => {
+                    rows.extend(listed.iter().map(physical_row));
+                    ids.extend(listed.iter().map(|physical| physical.id.to_string()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask pgbackrest for its backups");
+                    let known = backups::list(&self.db).await?;
+                    let known = known.into_iter().filter(|row| row.engine == PGBACKREST);
+                    ids.extend(known.map(|row| row.id));
+                }
+            }
+        }
         let mut tx = self.db.begin().await?;
         backups::keep_only(&mut tx, &ids).await?;
         for row in &rows {
@@ -319,7 +354,19 @@ impl Services {
         Ok(tx.commit().await?)
     }
 
-    fn application_database(&self) -> Result<Database, BackupError> {
+    /// pgBackRest, where the settings name a stanza.
+    pub(super) fn repository(&self) -> Result<Option<Repository>, BackupError> {
+        Repository::from_settings(&self.config.backup.pgbackrest)
+    }
+
+    fn repository_of(&self, id: &BackupId) -> Result<Option<Repository>, BackupError> {
+        if !id.is_physical() {
+            return Ok(None);
+        }
+        self.repository()?.map(Some).ok_or(BackupError::NoStanza)
+    }
+
+    pub(super) fn application_database(&self) -> Result<Database, BackupError> {
         let url = self.config.database.url.as_ref();
         url.map_or(Err(BackupError::BadUrl("database.url")), application)
     }
@@ -328,7 +375,7 @@ impl Services {
         Ok(sqlx::query_scalar("select now()").fetch_one(&self.db).await?)
     }
 
-    async fn record(
+    pub(super) async fn record(
         &self,
         actor: &Actor,
         action: &'static str,
@@ -402,8 +449,38 @@ fn row(entry: &Entry) -> BackupRow {
     }
 }
 
+fn physical_row(physical: &Physical) -> BackupRow {
+    let bounded = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let Physical { id, started_at, finished_at, checkpoint, verified, .. } = physical;
+    let took = (*finished_at - *started_at).num_milliseconds();
+    BackupRow {
+        id: id.to_string(),
+        taken_at: *finished_at,
+        finished_at: *finished_at,
+        purpose: checkpoint.as_ref().map_or(Purpose::Manual, |c| c.purpose).name().to_owned(),
+        engine: PGBACKREST.to_owned(),
+        policy: checkpoint.as_ref().and_then(|c| c.policy.clone()),
+        database_name: checkpoint.as_ref().map_or_else(String::new, |c| c.database.clone()),
+        server_version: physical.server_version.clone(),
+        schema_version: None,
+        size_bytes: bounded(physical.size_bytes),
+        dump_bytes: bounded(physical.database_bytes),
+        row_count: checkpoint.iter().flat_map(|c| &c.tables).map(|table| table.rows).sum(),
+        duration_ms: took.max(0),
+        encrypted: physical.encrypted,
+        pins: Vec::new(),
+        verified_at: verified.as_ref().map(|v| v.verified_at),
+        verified_good: verified.as_ref().map(|v| v.good),
+        verify_duration_ms: verified.as_ref().map(|v| bounded(v.duration_ms)),
+        verify_problem: verified.as_ref().and_then(|v| v.problem.clone()),
+    }
+}
+
 /// For the list. Whether somebody reads a backup is only known to the store, and to prune.
 fn candidate(row: &BackupRow) -> Option<Candidate> {
+    if row.engine == PGBACKREST {
+        return None;
+    }
     Some(Candidate {
         id: row.id.parse().ok()?,
         taken_at: row.taken_at,

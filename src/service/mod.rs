@@ -22,7 +22,7 @@ pub mod access;
 pub mod audit_trail;
 mod backends;
 pub mod backlogs;
-mod backup_policies;
+pub mod backup_policies;
 pub mod backups;
 pub mod certificates;
 pub mod doctor;

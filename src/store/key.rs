@@ -55,14 +55,31 @@ pub enum ObjectKey<'a> {
         /// Name of the file.
         file_name: &'a str,
     },
+    /// What is known of a backup that pgBackRest keeps in its own repository.
+    Physical {
+        /// pgBackRest's name of the cluster.
+        stanza: &'a str,
+        /// pgBackRest's name of the backup.
+        label: &'a str,
+        /// Which of the files.
+        file: PhysicalFile<'a>,
+    },
     /// What `readyz` and `doctor` write to see that writing works.
     Probe(&'a str),
 }
 
 /// Folders of the store that hold Registrar's own objects: nothing that an application's row names
 /// is ever looked for there.
-const OWN_FOLDERS: [&str; 7] =
-    ["archive", "backups", "certificates", "deliveries", "ledger", "probes", "results"];
+const OWN_FOLDERS: [&str; 8] = [
+    "archive",
+    "backups",
+    "certificates",
+    "deliveries",
+    "ledger",
+    "pgbackrest",
+    "probes",
+    "results",
+];
 
 /// The path of an object that an application's row names: none where the text is no path, or one
 /// of Registrar's own.
@@ -120,6 +137,20 @@ pub enum BackupFile<'a> {
     Use(&'a str),
     /// It is being deleted: written before the first of its files goes, deleted last.
     Deleting,
+}
+
+/// What is kept of a backup of pgBackRest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhysicalFile<'a> {
+    /// The state that a verification compares with.
+    Checkpoint,
+    /// The outcome of a verification, by its time.
+    Verification(&'a str),
+}
+
+/// The folder of what is kept of the backups of a stanza.
+pub fn physical_folder(stanza: &str) -> String {
+    format!("pgbackrest/{stanza}")
 }
 
 /// The folder of all backups.
@@ -241,6 +272,15 @@ impl ObjectKey<'_> {
             }
             Self::Copy { folder, execution, file_name } => {
                 format!("{}/{file_name}", copy_folder(folder, *execution))
+            }
+            Self::Physical { stanza, label, file } => {
+                let folder = physical_folder(stanza);
+                match file {
+                    PhysicalFile::Checkpoint => format!("{folder}/{label}/checkpoint.json"),
+                    PhysicalFile::Verification(at) => {
+                        format!("{folder}/{label}/verifications/{at}.json")
+                    }
+                }
             }
             Self::Probe(name) => format!("{}/{name}", Self::PROBES),
             Self::Backup { id, file } => format!("{}/{}", backup_folder(id), file.name()),

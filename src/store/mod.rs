@@ -38,7 +38,7 @@ pub use object_store::path::Path as ObjectPath;
 
 pub use key::{
     AttemptKey, BackupFile, CERTIFICATE_FOLDER, HOLD_FOLDER, HoldKey, LEDGER_FOLDER, LedgerKey,
-    ObjectKey, execution_folder, foreign_object,
+    ObjectKey, PhysicalFile, execution_folder, foreign_object, physical_folder,
 };
 pub use unfinished::UnfinishedUpload;
 pub use upload::Upload;

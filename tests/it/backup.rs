@@ -497,6 +497,11 @@ async fn a_restore_does_not_bring_an_erased_person_back() {
               + (select count(*) from audit_logs a where a::text like '%{email}%')"
     );
     assert_eq!(target.number(&traces).await, 0, "{email}");
+    let certified = "select count(*)
+                       from erasures e
+                       join certificates c on c.about = 'erasure-' || e.id
+                      where e.status = 'completed' and e.verified_at is not null";
+    assert_ne!(target.number(certified).await, 0, "a certificate says so");
 
     // A ledger that is shorter than when the backup was made has lost something.
     let later = make(&app).await;
@@ -614,14 +619,17 @@ async fn only_good_ones(app: &TestApp, most: usize) -> Vec<BackupId> {
     ids
 }
 
-/// Runs the command and kills it after a while.
-async fn killed(app: &TestApp, arguments: &[&str], after: Duration) {
+/// Runs the command and kills it at random in that time, and tells when.
+async fn killed(app: &TestApp, arguments: &[&str], within_ms: u32) -> Duration {
+    let random = uuid::Uuid::new_v4().as_fields().0;
+    let after = Duration::from_millis(u64::from(random % within_ms));
     let mut process = Process::start(&app.config, arguments);
     tokio::time::sleep(after).await; // the fault's moment, not a wait for a state
     if process.is_running() {
         process.signal(Signal::KILL);
     }
     process.ended().await;
+    after
 }
 
 #[tokio::test]
@@ -630,10 +638,10 @@ async fn killed_anywhere_a_create_leaves_nothing_that_is_listed_and_the_next_run
     let app = app_with(&keys).await;
     fill(&app).await;
     let first = make(&app).await;
-    for step in 0..8_u64 {
-        killed(&app, &["backup", "create"], Duration::from_millis(60 + step * 130)).await;
+    for _ in 0..8 {
+        let after = killed(&app, &["backup", "create"], 1_200).await;
         let listed = catalog::read(&app.services.store).await.unwrap().entries;
-        assert!(listed.iter().any(|entry| entry.manifest.id == first.id), "the good one is there");
+        assert!(listed.iter().any(|entry| entry.manifest.id == first.id), "killed after {after:?}");
     }
     let last = make(&app).await;
     let catalog = catalog::read(&app.services.store).await.unwrap();
@@ -650,12 +658,11 @@ async fn killed_anywhere_verify_and_restore_harm_nothing() {
     let app = app_with(&keys).await;
     fill(&app).await;
     let manifest = make(&app).await;
-    for step in 0..5_u64 {
-        let after = Duration::from_millis(150 + step * 250);
-        killed(&app, &["backup", "verify", "latest"], after).await;
+    for _ in 0..5 {
+        killed(&app, &["backup", "verify", "latest"], 1_500).await;
         let target = Empty::new().await;
         let arguments = ["backup", "restore", "latest", "--to", &target.0.url];
-        killed(&app, &arguments, after).await;
+        let after = killed(&app, &arguments, 1_500).await;
         // One transaction: its server process sees that its client is gone, and undoes it.
         app.wait_for("the restore to be all or nothing", async || {
             let sessions = format!(
@@ -667,7 +674,8 @@ async fn killed_anywhere_verify_and_restore_harm_nothing() {
         })
         .await;
         let tables = target.tables().await;
-        assert!(tables == 0 || tables >= i64::try_from(manifest.tables.len()).unwrap(), "{tables}");
+        let whole = i64::try_from(manifest.tables.len()).unwrap();
+        assert!(tables == 0 || tables >= whole, "{tables} tables, killed after {after:?}");
     }
     proven_good(&app, &manifest.id).await;
     let leftovers = "select count(*) from pg_database d where d.datname ~ '^registrar_verify_'
@@ -724,10 +732,10 @@ async fn prune_keeps_what_it_says_and_survives_kills_and_a_failing_store() {
     let dry = app.services.prune_backups(&Actor::system(), true).await.unwrap();
     assert_eq!(dry.decisions.iter().filter(|d| !d.is_kept()).count(), 3);
     assert_eq!(catalog::read(&app.services.store).await.unwrap().entries.len(), 6);
-    for step in 0..6_u64 {
-        killed(&app, &["backup", "prune"], Duration::from_millis(20 + step * 40)).await;
+    for _ in 0..6 {
+        let after = killed(&app, &["backup", "prune"], 300).await;
         let there = catalog::read(&app.services.store).await.unwrap();
-        assert!(there.unreadable.is_empty(), "{:?}", there.unreadable);
+        assert!(there.unreadable.is_empty(), "killed after {after:?}: {:?}", there.unreadable);
     }
     app.services.prune_backups(&Actor::system(), false).await.unwrap();
     let left = only_good_ones(&app, 3).await;

@@ -55,6 +55,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "db",
             "notify",
             "policy",
+            "postgres",
             "queue",
             "report",
             "retention",

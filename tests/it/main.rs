@@ -17,6 +17,7 @@ mod idempotency;
 mod layers;
 mod migrations;
 mod operations;
+mod pgbackrest;
 mod postgres;
 mod queue;
 mod queues;

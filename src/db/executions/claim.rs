@@ -97,9 +97,7 @@ pub async fn claim_next(
 /// # Errors
 /// The database's.
 pub async fn park_one(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("select park_execution()")
-    .execute(pool)
-    .await?;
+    sqlx::query("select park_execution()").execute(pool).await?;
     Ok(())
 }
 

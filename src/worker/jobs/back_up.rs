@@ -52,12 +52,11 @@ struct Bad {
 async fn create(services: &Services, policy: &str) -> anyhow::Result<()> {
     if let Some(made) = services.back_up_on_schedule(policy).await? {
         tracing::info!(
-            backup.id = %made.id,
+            backup.id = %made.id(),
             policy,
-            size_bytes = made.stored.size_bytes,
-            duration_ms = made.timings.total_ms,
+            size_bytes = made.size_bytes(),
             "made backup {}",
-            made.id
+            made.id()
         );
     }
     Ok(())
