@@ -157,7 +157,7 @@ async fn a_fleet_loses_processes_under_load_and_nothing_else() {
         }
     }
     world.pause(&api, &schedules).await;
-    finish(world, fleet, api).await;
+    Box::pin(finish(world, fleet, api)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +189,7 @@ async fn chaos_loses_nothing_and_doubles_nothing() {
     world.pause(&api, &schedules).await;
     tell(&format!("{faults} faults; {:?}", api.ledger));
     backups(&world.config).await;
-    finish(world, fleet, api).await;
+    Box::pin(finish(world, fleet, api)).await;
 }
 
 /// The last backup takes away what killed ones left, and can be restored like every other one.
