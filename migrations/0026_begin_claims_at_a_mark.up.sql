@@ -331,7 +331,9 @@ begin
             returning e.*;
         -- Noted, because the end of a loop sets `found`.
         is_claimed := found;
-        exit when is_claimed or mark.all_at > instant - interval '1 second';
+        -- Only a look from within this turn counts: what was committed after an earlier one may be from
+        -- before it, and its ticket would be used up for nothing.
+        exit when is_claimed or mark.all_at >= instant;
         mark := look_for_claims(true, interval '0');
     end loop;
     if not is_claimed then

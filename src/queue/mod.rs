@@ -370,9 +370,10 @@ const TAKE_FROM_MARKS: &str = "
         returning j.*
     $$";
 
-/// Moves the marks before which no ticket waits, `slack_secs` behind now at most. From ten seconds
-/// before each mark on, and every fifteenth time or so from the beginning: a ticket that was
-/// committed so late that it is before the mark is found then, or written anew by the reaper.
+/// Moves the marks before which no ticket waits, `slack_secs` behind now at most, and never past the
+/// beginning of a transaction that writes: its tickets have that time, however late it commits (a
+/// backup's writes nothing). From ten seconds before each mark on, and every fifteenth time or so from
+/// the beginning: a ticket before the mark is found then, or written anew by the reaper.
 ///
 /// # Errors
 /// The database's.
@@ -386,7 +387,11 @@ pub async fn move_marks(pool: &PgPool, slack_secs: i32) -> Result<(), sqlx::Erro
                                     or (j.status = 'Failed' and j.attempts < j.max_attempts))
                                and j.job_type = queue.name and j.priority = 0
                                and j.run_at >= queue.looked_from),
-                           now() - make_interval(secs => $2))) * 1000)::bigint)
+                           now() - make_interval(secs => $2),
+                           (select min(a.xact_start)
+                              from pg_stat_activity a
+                             where a.datname = current_database()
+                               and a.backend_xid is not null))) * 1000)::bigint)
            from (select name,
                         case when random() < 1 / 15.0 then '-infinity'
                              else apalis.registrar_mark(name) - interval '10 seconds' end
