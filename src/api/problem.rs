@@ -202,7 +202,7 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    /// The body comes from [`render`], which knows the request.
+    /// The body comes from `render`, which knows the request.
     fn into_response(self) -> Response {
         let mut response = self.0.kind.status().into_response();
         response.headers_mut().extend(self.0.headers.clone());

@@ -1,7 +1,7 @@
 //! Signing in to the console: with the application's own accounts, or with a token.
 //!
 //! What a guesser learns is the same whatever was wrong: unknown name, wrong password, closed
-//! account and unusable password give one answer, no sooner than [`FAILURE_FLOOR`], after checking
+//! account and unusable password give one answer, no sooner than `FAILURE_FLOOR`, after checking
 //! a hash of the same cost. Tries are counted by account and address in the database, so that N
 //! processes count together, before the password is looked at. A session's secret is new at each
 //! sign-in: what a browser held before is ended, not taken over.
