@@ -246,7 +246,7 @@ async fn moved_rows(app: &TestApp, ledger: &Ledger) -> Vec<String> {
         "select entity_id / $1, count(*), count(distinct entity_id), count(*) filter (where live)
            from (select true as live, entity_id from audit_logs where action = 'soak.old'
                  union all
-                 select false, entity_id from archive.audit_logs where action = 'soak.old') both
+                 select false, entity_id from archive.audit_logs where action = 'soak.old') as of_both
           group by 1",
     )
     .bind(OLD_ROWS)
