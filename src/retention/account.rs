@@ -73,11 +73,13 @@ pub fn sealed_about(subject_table: &str, subject_id: &str) -> String {
 
 /// The ledger's view of every person of the table, in a form that no setting of a session changes.
 pub fn born_expression(plan: &Plan) -> String {
-    match &plan.subject.account.born {
-        Some(column) => {
-            let column = Ident::new(column.as_str());
-            format!("(t.{column} at time zone 'UTC')::text")
-        }
+    born_of(plan.subject.account.born.as_ref().map(ident).as_ref())
+}
+
+/// The same, of a row with the alias `t`.
+pub(super) fn born_of(column: Option<&Ident>) -> String {
+    match column {
+        Some(column) => format!("(t.{column} at time zone 'UTC')::text"),
         None => "null::text".to_owned(),
     }
 }

@@ -24,10 +24,12 @@ use crate::db::certificates::{self, CertificateRow};
 use crate::store::{CERTIFICATE_FOLDER, ObjectKey, Store, StoreError};
 
 mod head;
+mod purges;
 mod record;
 mod verify;
 
 pub use head::{BadHead, ExpectedHead, Head};
+pub use purges::CertifiedPurges;
 pub use record::{record_of, record_of_run};
 pub use verify::verify;
 

@@ -16,7 +16,9 @@ use super::chunk::{Attempt, ChunkLoop};
 use super::error::RetentionError;
 use super::export::{self, Exporter};
 use super::guard::Guard;
+use super::keyring::Keyring;
 use super::moves::Move;
+use super::people_ledger::PeopleLedger;
 use super::plan::{Plan, preview};
 use super::reference::References;
 use super::rule::{Action, Rule};
@@ -46,13 +48,14 @@ pub enum Outcome {
     NeedsApproval(String),
 }
 
-/// Works on a run until it is done.
+/// Works on a run until it is done. Keys are needed where it deletes people.
 ///
 /// # Errors
 /// [`RetentionError`]; everything committed so far stays done and accounted for.
 pub async fn run(
     db: &PgPool,
     store: &Store,
+    keyring: Option<&Keyring>,
     policy: &Policy,
     classification: &Arc<Classification>,
     claimed: &Claimed,
@@ -65,13 +68,17 @@ pub async fn run(
     let known = run::tables_of(&mut connection, claimed.id).await?;
     let guard = Guard::load(&mut connection, classification).await?;
     drop(connection);
+    let rules = plan.rules();
+    let run = (claimed, attempt);
+    let ledger = PeopleLedger::new(store, keyring, classification, &catalog, rules, run)?;
     if known.is_empty()
         && let Some(why) = look(db, &catalog, policy, &plan, &guard, claimed, attempt).await?
     {
         return Ok(Outcome::NeedsApproval(why));
     }
     let time_zone = policy.time_zone;
-    let worker = Worker { db, store, catalog: &catalog, attempt, guard: &guard, time_zone };
+    let (catalog, guard, ledger) = (&catalog, &guard, ledger.as_ref());
+    let worker = Worker { db, store, ledger, catalog, attempt, guard, time_zone };
     let mut chunks = ChunkLoop::new(db, attempt, policy.limits, policy.time_zone);
     let mut position = 0;
     for group in &plan.groups {
@@ -190,6 +197,7 @@ struct Placed<'a> {
 struct Worker<'a> {
     db: &'a PgPool,
     store: &'a Store,
+    ledger: Option<&'a PeopleLedger<'a>>,
     catalog: &'a Catalog,
     attempt: &'a Attempt,
     guard: &'a Guard,
@@ -353,6 +361,7 @@ impl Worker<'_> {
             last_key,
             moved: 0,
             guard: self.guard.clone(),
+            ledger: self.ledger,
             exporter: rule.export.map(|declared| Exporter { store, run_id, declared }),
             elsewhere: Duration::ZERO,
         }

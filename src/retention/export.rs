@@ -28,7 +28,7 @@ use super::error::RetentionError;
 use super::run::{self, NewExport, RunStatus};
 use super::sql::{TableName, dynamic, list};
 use crate::policy::Export;
-use crate::store::{ObjectKey, Store, StoreError};
+use crate::store::{ObjectKey, Store};
 use crate::writer::parquet::{ParquetWriter, read_texts};
 use crate::writer::{Cell, Column, Kind, Options, RowWriter, WriteError};
 
@@ -245,9 +245,13 @@ async fn read_rows(
     Ok(Some((rows, hash)))
 }
 
-async fn in_time<T>(
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, RetentionError> {
+/// Work of the store while rows are locked.
+pub(super) async fn in_time<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, RetentionError>
+where
+    RetentionError: From<E>,
+{
     match tokio::time::timeout(STORE_LIMIT, work).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(RetentionError::SlowStore { limit: STORE_LIMIT }),

@@ -3,8 +3,9 @@
 //!
 //! It names nobody: a person is a keyed hash of their table and key, which only an installation
 //! with the key can make again from the row. An entry `begun` is written before the first act, an
-//! entry `completed` after the verification. Entries are never changed: an erasure writes the same
-//! bytes however often it is tried. Keep them longer than any backup.
+//! entry `completed` after the verification. Whom a purge deletes stands in [`Purge`] entries, chunk
+//! by chunk. Entries are never changed: an erasure writes the same bytes however often it is tried.
+//! Keep them longer than any backup.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,10 @@ use sha2::{Digest, Sha256};
 
 use super::keyring::{Key, KeyError, Keyring};
 use crate::store::{LEDGER_FOLDER, LedgerKey, ObjectKey, Store, StoreError};
+
+mod purge;
+
+pub use purge::{Purge, write_purge};
 
 /// Which moment of an erasure an entry tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,7 +37,7 @@ impl Step {
     }
 }
 
-/// An entry.
+/// An entry about one person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The moment.
@@ -58,10 +63,19 @@ pub struct Entry {
 
 /// An entry as it lies in the store: with a seal over all of it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Sealed {
+struct Sealed<T> {
     #[serde(flatten)]
-    entry: Entry,
+    entry: T,
     mac: String,
+}
+
+/// What an object of the ledger tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// An erasure.
+    Erasure(Entry),
+    /// People whom a run deletes.
+    Purge(Purge),
 }
 
 /// The ledger cannot be written or read.
@@ -84,7 +98,7 @@ pub enum LedgerError {
 }
 
 /// An object of the ledger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
 pub struct LedgerObject {
     /// Its path in the store.
     pub path: String,
@@ -154,21 +168,26 @@ pub async fn has_begun(
 pub async fn list(
     store: &Store,
     keyring: &Keyring,
-) -> Result<Vec<(LedgerObject, Result<Entry, LedgerError>)>, LedgerError> {
+) -> Result<Vec<(LedgerObject, Result<Told, LedgerError>)>, LedgerError> {
     let mut entries = Vec::new();
     let mut objects = store.list(LEDGER_FOLDER).await?;
     objects.sort_by(|a, b| a.location.cmp(&b.location));
     for found in objects {
         let bytes = store.get(&found.location).await?;
         let path = found.location.to_string();
-        entries.push((object(&path, &bytes), read(keyring, &path, &bytes)));
+        let told = if purge::is_purge(&path) {
+            purge::read(keyring, &path, &bytes).map(Told::Purge)
+        } else {
+            read(keyring, &path, &bytes).map(Told::Erasure)
+        };
+        entries.push((object(&path, &bytes), told));
     }
     Ok(entries)
 }
 
 fn read(keyring: &Keyring, path: &str, bytes: &[u8]) -> Result<Entry, LedgerError> {
     let tampered = |fault| LedgerError::Tampered { path: path.to_owned(), fault };
-    let Sealed { entry, mac: sealed } =
+    let Sealed::<Entry> { entry, mac: sealed } =
         serde_json::from_slice(bytes).map_err(|_| tampered("is no entry"))?;
     if mac(keyring.key(&entry.key_id)?, &entry) != sealed {
         return Err(tampered("was changed: its seal is broken"));
@@ -180,7 +199,11 @@ fn read(keyring: &Keyring, path: &str, bytes: &[u8]) -> Result<Entry, LedgerErro
 }
 
 fn object(path: &str, bytes: &[u8]) -> LedgerObject {
-    LedgerObject { path: path.to_owned(), sha256: hex::encode(Sha256::digest(bytes)) }
+    LedgerObject { path: path.to_owned(), sha256: sha256(bytes) }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn path_of(entry: &Entry) -> ObjectKey<'_> {

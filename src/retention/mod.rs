@@ -28,6 +28,7 @@ pub mod hold;
 pub mod keyring;
 pub mod ledger;
 pub mod moves;
+pub mod people_ledger;
 pub mod plan;
 pub mod reference;
 pub mod restore;

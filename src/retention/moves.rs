@@ -10,8 +10,9 @@
 //! 4. What left and what arrived are compared by count and checksum; a difference rolls back.
 //!
 //! Where the policy asks for an export, what is about to leave is written to the store between 2 and
-//! 3. The cursor is stored in the same transaction. Where nothing can go along, nothing is exported
-//! and no foreign key points at the table, nobody can come between 1 and 3: they are one statement.
+//! 3, and so is the ledger's entry of people who are about to be deleted. The cursor is stored in the
+//! same transaction. Where nothing can go along, nothing is written to the store and no foreign key
+//! points at the table, nobody can come between 1 and 3: they are one statement.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use super::chunk::{Progress, Step};
 use super::error::RetentionError;
 use super::export::{Exported, Exporter, Wanted};
 use super::guard::Guard;
+use super::people_ledger::{PeopleLedger, Told};
 use super::reference::References;
 use super::rule::{Action, Rule, key_match};
 use super::run::{self, ChunkDone};
@@ -60,6 +62,8 @@ pub struct Move<'a> {
     pub guard: Guard,
     /// Writes rows to the store before they leave.
     pub exporter: Option<Exporter<'a>>,
+    /// Tells the ledger of people before they leave.
+    pub ledger: Option<&'a PeopleLedger<'a>>,
     /// Time of the last chunk that the store, the holds and the account took.
     pub elsewhere: Duration,
 }
@@ -103,7 +107,7 @@ impl Step for Move<'_> {
         if self.is_alone() {
             let (window, gone) = self.move_window(connection, &references, rows).await?;
             let Some(last) = window.last else { return Ok(Progress::End) };
-            self.account(connection, &gone, &Files::new(), last).await?;
+            self.account(connection, &gone, &Files::new(), &[], last).await?;
             return Ok(Progress::More { walked: window.walked });
         }
         let (window, roots) = self.lock_window(connection, &references, rows).await?;
@@ -118,12 +122,13 @@ impl Step for Move<'_> {
         let Some(files) = self.export(connection, &references, &places).await? else {
             return Ok(Progress::TooMany);
         };
+        let told = self.tell_ledger(connection, &places).await?;
         let gone = self.act(connection, &references, &places).await?;
-        if self.exporter.is_some() && !are_in_files(&gone, &files) {
+        if self.exporter.is_some() && !are_in_files(&gone, &files) || !are_told(&gone, &told) {
             // A parent has changed between the two: another look tells what may go.
             return Ok(Progress::TooMany);
         }
-        self.account(connection, &gone, &files, last).await?;
+        self.account(connection, &gone, &files, &told, last).await?;
         Ok(Progress::More { walked: window.walked })
     }
 
@@ -138,7 +143,8 @@ impl Move<'_> {
     fn is_alone(&self) -> bool {
         let is_referenced =
             self.catalog.table(&self.rule.table).is_none_or(|t| !t.referenced_by.is_empty());
-        !is_referenced && self.rule.along.is_empty() && self.exporter.is_none()
+        let is_person = self.ledger.is_some_and(|ledger| ledger.concerns(&self.rule.table));
+        !is_referenced && !is_person && self.rule.along.is_empty() && self.exporter.is_none()
     }
 
     /// Adds what went to the run's account, and moves the cursor.
@@ -147,9 +153,15 @@ impl Move<'_> {
         connection: &mut PgConnection,
         gone: &[Gone],
         files: &Files,
+        told: &[Told],
         last: Vec<String>,
     ) -> Result<(), RetentionError> {
         let began = Instant::now();
+        for told in told {
+            if let Some(ledger) = self.ledger {
+                ledger.note(connection, told).await?;
+            }
+        }
         for Gone { table, done, hash: _ } in gone {
             if *table == self.rule.table {
                 self.moved += done.rows;
@@ -338,6 +350,22 @@ impl Move<'_> {
         Ok(Some(files))
     }
 
+    /// Tells the ledger of the people among the rows that are about to leave.
+    async fn tell_ledger(
+        &mut self,
+        connection: &mut PgConnection,
+        places: &Places,
+    ) -> Result<Vec<Told>, RetentionError> {
+        let mut told = Vec::new();
+        let Some(ledger) = self.ledger else { return Ok(told) };
+        for (name, rows) in places {
+            let some = ledger.tell(connection, name, self.source(name), rows).await?;
+            self.elsewhere += some.as_ref().map_or(Duration::ZERO, |some| some.took);
+            told.extend(some);
+        }
+        Ok(told)
+    }
+
     async fn act(
         &self,
         connection: &mut PgConnection,
@@ -459,6 +487,13 @@ impl Move<'_> {
         }
         error.into()
     }
+}
+
+/// Whether as many people left as the ledger was told of.
+fn are_told(gone: &[Gone], told: &[Told]) -> bool {
+    told.iter().all(|told| {
+        gone.iter().any(|gone| gone.table == told.table && gone.done.rows == told.people)
+    })
 }
 
 /// Whether the rows that left are those in the files, no more and no fewer.

@@ -24,6 +24,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 
 mod export;
 mod lease;
+mod ledger;
 mod table;
 
 pub use export::{ExpiredExport, KeptExports, NewExport, RunExport};
@@ -33,6 +34,7 @@ pub use lease::{
     Claimed, Orphan, beat, claim, claim_next, fence, give_back, lock, lock_orphans,
     lock_unticketed, note_ticket, note_waiting, retry_later,
 };
+pub use ledger::{note_purge, note_replayed_purge, purges_after, purges_of};
 pub use table::{ChunkDone, NewTable, RunTable, begin_table, end_table, insert_tables, tables_of};
 pub use table::{
     next_pass, store_chunk, store_counts, store_cursor, store_people, store_people_tables,

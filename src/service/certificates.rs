@@ -60,7 +60,7 @@ impl Services {
                 "owner": policy.map(|policy| policy.owner.as_str()),
                 "sealed_late": is_late,
             }),
-            ledger: Vec::new(),
+            ledger: run::purges_of(&mut *connection, id).await?,
         };
         Ok(Some(certificate::seal(connection, &keyring, new).await?))
     }

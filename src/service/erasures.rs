@@ -17,9 +17,10 @@ use crate::retention::account::{self, Kept, ReopenError, sealed_about};
 use crate::retention::anonymize::{
     EraseError, Eraser, HoldGate, KAnonymity, Outcome, Plan, PlanError, Settings,
 };
-use crate::retention::certificate::{self, CertificateError};
+use crate::retention::certificate::{self, CertificateError, CertifiedPurges};
 use crate::retention::keyring::{KeyError, Keyring};
-use crate::retention::ledger::{self, LedgerError, Step};
+use crate::retention::ledger::{self, LedgerError, LedgerObject, Purge, Step, Told};
+use crate::retention::run;
 use crate::retention::sql::{self, TableName};
 
 /// Days of grace where no policy says otherwise.
@@ -258,16 +259,24 @@ impl Services {
             certificates: certificate::adopt(&self.db, &self.store, &keyring).await?,
             ..Replayed::default()
         };
+        let certified = CertifiedPurges::read(&self.db).await?;
         // By table: the tokens of each key.
         let mut erased: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+        let mut purges: Vec<(LedgerObject, Purge)> = Vec::new();
         for (object, entry) in ledger::list(&self.store, &keyring).await? {
             replayed.entries += 1;
             match entry {
-                Ok(entry) if entry.step == Step::Begun => {
+                Ok(Told::Erasure(entry)) if entry.step == Step::Begun => {
                     let keys = erased.entry(entry.table).or_default();
                     keys.entry(entry.key_id).or_default().insert(entry.token);
                 }
-                Ok(_) => {}
+                Ok(Told::Purge(purge)) if !certified.is_void(&object.path, &purge) => {
+                    let keys = erased.entry(purge.table.clone()).or_default();
+                    let tokens = keys.entry(purge.key_id.clone()).or_default();
+                    tokens.extend(purge.tokens.iter().cloned());
+                    purges.push((object, purge));
+                }
+                Ok(Told::Erasure(_) | Told::Purge(_)) => {}
                 Err(error) => {
                     tracing::warn!(%error, "an entry of the erasure ledger is not replayed");
                     replayed.broken.push(object.path);
@@ -283,6 +292,10 @@ impl Services {
             }
         }
         replayed.outcome = self.carry_out_erasures().await?;
+        for (object, purge) in purges {
+            let people = i64::try_from(purge.tokens.len()).unwrap_or(i64::MAX);
+            run::note_replayed_purge(&self.db, purge.run, &object, people).await?;
+        }
         Ok(replayed)
     }
 

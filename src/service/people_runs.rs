@@ -53,14 +53,22 @@ impl Services {
             self.require_fit(policies, policy).await.map_err(of_service)?;
         }
         let classification = Arc::new(policies.classification.clone());
+        let keyring = self.keyring().ok();
+        let engine = engine::run(
+            &self.db,
+            &self.store,
+            keyring.as_ref(),
+            policy,
+            &classification,
+            claimed,
+            attempt,
+        );
         match &policy.kind {
             Kind::Anonymize(anonymize) => {
                 Box::pin(self.run_anonymize(policies, policy, anonymize, claimed, attempt)).await
             }
             Kind::Purge(purge) => {
-                let outcome =
-                    engine::run(&self.db, &self.store, policy, &classification, claimed, attempt)
-                        .await?;
+                let outcome = Box::pin(engine).await?;
                 if outcome == Outcome::Completed {
                     self.erase_referenced(policies, policy, purge, claimed, attempt).await?;
                 }
@@ -71,9 +79,7 @@ impl Services {
             | Kind::Backup(_)
             | Kind::VerifyBackup(_)
             | Kind::PruneBackups(_)
-            | Kind::Report(_) => {
-                engine::run(&self.db, &self.store, policy, &classification, claimed, attempt).await
-            }
+            | Kind::Report(_) => Box::pin(engine).await,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::retention::check::{self, Severity};
 use crate::retention::engine;
 use crate::retention::error::RetentionError;
 use crate::retention::export;
+use crate::retention::people_ledger::deletes_people;
 use crate::retention::plan::{self, Preview};
 use crate::retention::restore::{self, ArchiveTable, Restored, Which, keys_fit, restore_table};
 use crate::retention::run::{self, NewRun, Origin, Run, RunExport, RunFilter, RunStatus, RunTable};
@@ -205,12 +206,16 @@ impl Services {
     }
 
     /// A run of a policy that `policy check` would refuse does not begin: a missing index makes
-    /// every chunk read the whole table, and a column that nobody classed may name people.
+    /// every chunk read the whole table, and a column that nobody classed may name people. One that
+    /// deletes people needs the keys of the ledger.
     pub(super) async fn require_fit(
         &self,
         policies: &Policies,
         policy: &Policy,
     ) -> Result<(), ServiceError> {
+        if deletes_people(policy, &policies.classification) {
+            self.keyring()?;
+        }
         let mut connection = self.db.acquire().await?;
         let findings = check::check_policy(&mut connection, policies, policy).await?;
         let errors: Vec<_> = findings

@@ -17,6 +17,13 @@ pub enum ObjectKey<'a> {
     Manifest(AttemptKey<'a>),
     /// An entry of the erasure ledger.
     Ledger(LedgerKey<'a>),
+    /// An entry of the erasure ledger about everybody whom one chunk of a run deletes.
+    PurgeLedger {
+        /// When it was written: sets the year.
+        begun_at: DateTime<Utc>,
+        /// SHA-256 of its bytes, in hexadecimal: nobody writes over the entry of another.
+        sha256: &'a str,
+    },
     /// The copy of a hold.
     Hold(HoldKey<'a>),
     /// The copy of a certificate.
@@ -259,6 +266,9 @@ impl ObjectKey<'_> {
                 begun_at.year(),
                 begun_at.format("%Y%m%dT%H%M%S%6fZ"),
             ),
+            Self::PurgeLedger { begun_at, sha256 } => {
+                format!("{LEDGER_FOLDER}/{:04}/purges/{sha256}.json", begun_at.year())
+            }
             Self::Hold(HoldKey { placed_at, id, step, extension }) => format!(
                 "{HOLD_FOLDER}/{}-{id}.{step}.{extension}",
                 placed_at.format("%Y%m%dT%H%M%S%6fZ"),
@@ -323,6 +333,8 @@ mod tests {
             ObjectKey::Ledger(entry).path().to_string(),
             "ledger/erasures/2026/ab12/20260301T000000000000Z.begun.json"
         );
+        let entry = ObjectKey::PurgeLedger { begun_at: created_at, sha256: "ab12" };
+        assert_eq!(entry.path().to_string(), "ledger/erasures/2026/purges/ab12.json");
         assert_eq!(
             ObjectKey::Certificate { number: 12, sha256: "ab" }.path().to_string(),
             "certificates/0000000012-ab.jsonl"

@@ -473,10 +473,32 @@ async fn the_command_restores_and_makes_the_database_ready() {
     assert!(process.ended().await.success(), "{}", process.log());
 }
 
+const PURGE: &str = r#"
+kind = "purge"
+description = "Accounts are deleted for good 30 days after their soft deletion."
+owner = "tests"
+[[table]]
+name = "users"
+age = "deleted_at"
+after = "30 days"
+if_referenced = "anonymize"
+"#;
+
 #[tokio::test]
 async fn a_restore_does_not_bring_an_erased_person_back() {
     let keys = Keys::new();
-    let app = app_with(&keys).await;
+    let jobs = TempDir::new().unwrap();
+    let classification = include_str!("../../jobs/classification.toml");
+    std::fs::write(jobs.path().join("classification.toml"), classification).unwrap();
+    std::fs::write(jobs.path().join("purge.toml"), PURGE).unwrap();
+    let folder = jobs.path().to_owned();
+    let app = app_with(&keys).with(|config| config.lifecycle.jobs_dir = folder).await;
+    app.execute("update users set deleted_at = null where deleted_at is not null").await;
+    app.execute(
+        "insert into users (id, username, email, password, deleted_at)
+         values (900001, 'leaver', 'leaver@x.example', '!', now() - interval '31 days')",
+    )
+    .await;
     let email: String = sqlx::query_scalar("select email from users where id = 1007")
         .fetch_one(&app.services.db)
         .await
@@ -486,17 +508,23 @@ async fn a_restore_does_not_bring_an_erased_person_back() {
     app.execute("update erasures set due_at = now(), run_at = now()").await;
     let outcome = app.services.carry_out_erasures().await.unwrap();
     assert_eq!(outcome.completed, 1, "{outcome:?}");
+    // Nothing references this one, so that the purge deletes the row.
+    let (status, log) = command(&app, &["policy", "run", "purge", "--yes"]).await;
+    assert!(status.success(), "{log}");
+    assert_eq!(app.number("select count(*) from users where id = 900001").await, 0);
 
     let target = Empty::new().await;
     let arguments = ["backup", "restore", "latest", "--to", &target.0.url];
     let (status, log) = command(&app, &arguments).await;
     assert!(status.success() && log.contains("The database is ready"), "{log}");
-    assert!(log.contains("1 people found again: 1 erased"), "{log}");
+    assert!(log.contains("2 people found again: 2 erased"), "{log}");
     let traces = format!(
         "select (select count(*) from users u where u::text like '%{email}%')
               + (select count(*) from audit_logs a where a::text like '%{email}%')"
     );
     assert_eq!(target.number(&traces).await, 0, "{email}");
+    let leaver = "select count(*) from users u where u::text like '%leaver%'";
+    assert_eq!(target.number(leaver).await, 0, "the purged one");
     let certified = "select count(*)
                        from erasures e
                        join certificates c on c.about = 'erasure-' || e.id

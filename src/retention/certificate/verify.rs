@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::head::{self, ExpectedHead, Head, Stored};
 use super::record::{agrees, is_same_run, record_of, record_of_run, status_of};
 use super::{
-    About, CERTIFICATE_FOLDER, CertificateError, CertificateRow, Document, Finding, NOTHING_BEFORE,
-    PAGE, Verification, certificates, key_of, mac, sha256,
+    About, CERTIFICATE_FOLDER, CertificateError, CertificateRow, CertifiedPurges, Document,
+    Finding, NOTHING_BEFORE, PAGE, Verification, certificates, key_of, mac, sha256,
 };
 use crate::db::audit;
 use crate::db::erasures::{self, Status};
 use crate::retention::keyring::Keyring;
-use crate::retention::ledger::{self, Step};
+use crate::retention::ledger::{self, Step, Told};
 use crate::retention::run::{self, RunFilter};
 use crate::store::{ObjectKey, Store};
 
@@ -51,7 +52,7 @@ pub async fn verify(
             copies.insert(object.location.to_string(), sha256(&bytes));
         }
     }
-    let mut entries = BTreeMap::new();
+    let mut entries = Entries::new();
     for (object, entry) in ledger::list(store, keyring).await? {
         checked.verification.ledger_entries += 1;
         if let Err(error) = &entry {
@@ -70,7 +71,7 @@ pub async fn verify(
                 checked.note(format!("certificate {}", after + 1), "is missing from the chain");
             }
             checked.certificate(keyring, &row, &previous, &mut copies);
-            checked.named_by(&row, &mut entries);
+            checked.named_by(&row, &entries);
             checked.record(&mut tx, &row).await?;
             after = row.id;
             previous.clone_from(&row.sha256);
@@ -87,12 +88,16 @@ pub async fn verify(
     }
     checked.head(&mut tx, &stored).await?;
     checked.erasures(&mut tx).await?;
-    checked.ledger(entries);
     checked.runs(&mut tx).await?;
+    checked.noted(&mut tx, &entries).await?;
+    checked.ledger(entries);
     tx.rollback().await?;
     checked.verification.findings.sort();
     Ok(checked.verification)
 }
+
+/// Objects of the ledger, by path: SHA-256 and what they tell, where it can be read.
+type Entries = BTreeMap<String, (String, Option<Told>)>;
 
 /// The newest certificate of a run.
 struct SealedRun {
@@ -122,6 +127,11 @@ struct Checked {
     runs: BTreeMap<i64, SealedRun>,
     /// What the ledger calls the people of certificates.
     tokens: BTreeSet<String>,
+    /// Objects of the ledger that a certificate names.
+    named: BTreeSet<String>,
+    /// Runs of this database.
+    known_runs: BTreeSet<(i64, DateTime<Utc>)>,
+    purges: CertifiedPurges,
 }
 
 impl Checked {
@@ -183,20 +193,41 @@ impl Checked {
     }
 
     /// Entries of the ledger that a certificate names are there, as they were.
-    fn named_by(
-        &mut self,
-        row: &CertificateRow,
-        entries: &mut BTreeMap<String, (String, Option<ledger::Entry>)>,
-    ) {
+    fn named_by(&mut self, row: &CertificateRow, entries: &Entries) {
         let Ok(document) = serde_json::from_str::<Document>(&row.document) else { return };
         for named in document.ledger {
-            match entries.remove(&named.path) {
-                Some((sha256, _)) if sha256 == named.sha256 => {}
+            self.named.insert(named.path.clone());
+            match entries.get(&named.path) {
+                Some((sha256, _)) if *sha256 == named.sha256 => {}
                 Some(_) => {
                     self.note(named.path, format!("was changed since certificate {}", row.id));
                 }
                 None => {
                     self.note(named.path, format!("is gone, and certificate {} names it", row.id));
+                }
+            }
+        }
+    }
+
+    /// So are those that runs have noted, also of runs that have not ended.
+    async fn noted(
+        &mut self,
+        connection: &mut PgConnection,
+        entries: &Entries,
+    ) -> Result<(), CertificateError> {
+        let mut after = String::new();
+        loop {
+            let page = run::purges_after(&mut *connection, &after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after.clone_from(&last.path);
+            for noted in page {
+                if !self.named.insert(noted.path.clone()) {
+                    continue; // told of with its certificate
+                }
+                match entries.get(&noted.path) {
+                    Some((sha256, _)) if *sha256 == noted.sha256 => {}
+                    Some(_) => self.note(noted.path, "was changed since a run noted it"),
+                    None => self.note(noted.path, "is gone, and a run has noted it"),
                 }
             }
         }
@@ -213,6 +244,7 @@ impl Checked {
         match About::read(&row.subject) {
             Some(About::Erasure(id)) => self.erasure(connection, id, row, &document).await,
             Some(About::Run(id)) => {
+                self.purges.add(id, &document);
                 self.run(id, row, document);
                 Ok(())
             }
@@ -351,20 +383,29 @@ impl Checked {
         }
     }
 
-    /// Entries of the ledger that belong to no erasure.
-    fn ledger(&mut self, entries: BTreeMap<String, (String, Option<ledger::Entry>)>) {
-        for (path, (_, entry)) in entries {
-            let Some(entry) = entry else { continue }; // told above
-            if !self.tokens.contains(&entry.token) {
-                let step = match entry.step {
-                    Step::Begun => "has begun",
-                    Step::Completed => "was completed",
-                };
-                self.note(
-                    path,
-                    format!("says that an erasure {step} that nobody knows: replay the ledger"),
-                );
+    /// Entries of the ledger that belong to no erasure and to no run.
+    fn ledger(&mut self, entries: Entries) {
+        for (path, (_, told)) in entries {
+            if self.named.contains(&path) {
+                continue;
             }
+            let what = match told {
+                None => continue, // told above
+                Some(Told::Erasure(entry)) if self.tokens.contains(&entry.token) => continue,
+                Some(Told::Erasure(entry)) => match entry.step {
+                    Step::Begun => "an erasure has begun",
+                    Step::Completed => "an erasure was completed",
+                },
+                // Left by a worker that was killed, or written just now.
+                Some(Told::Purge(purge))
+                    if self.known_runs.contains(&(purge.run, purge.as_of))
+                        || self.purges.is_void(&path, &purge) =>
+                {
+                    continue;
+                }
+                Some(Told::Purge(_)) => "a run deletes people",
+            };
+            self.note(path, format!("says that {what} that nobody knows: replay the ledger"));
         }
     }
 
@@ -378,6 +419,7 @@ impl Checked {
             filter.before = Some(last.id);
             for found in page {
                 known.insert(found.id);
+                self.known_runs.insert((found.id, found.as_of));
                 let tables = run::tables_of(&mut *connection, found.id).await?;
                 let asked = erasures::count_asked_by(&mut *connection, found.id).await?;
                 let now = record_of_run(&found, &tables, asked);

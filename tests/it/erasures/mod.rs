@@ -5,6 +5,7 @@ mod keys;
 mod policies;
 mod proof;
 mod properties;
+mod purges;
 mod request;
 mod traces;
 

@@ -108,7 +108,8 @@ impl World {
 
     pub async fn work(&self, policy: &Policy, id: i64) -> Result<Outcome, RetentionError> {
         let (claimed, attempt) = self.claim(id).await;
-        engine::run(&self.db, &self.store, policy, &Arc::default(), &claimed, &attempt).await
+        let (store, classification) = (&self.store, Arc::default());
+        engine::run(&self.db, store, None, policy, &classification, &claimed, &attempt).await
     }
 
     /// One run from start to end.
