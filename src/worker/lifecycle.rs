@@ -21,8 +21,11 @@ use crate::service::Services;
 
 /// Heartbeats per lease: two may be lost.
 const BEATS_PER_LEASE: u32 = 3;
-/// Pause before a failed attempt is tried again; the reaper's and the lock's patience come on top.
+/// Pause after the first attempt that failed; each further one doubles it. The reaper's and the
+/// lock's patience come on top.
 const RETRY_PAUSE_SECS: u32 = 10;
+/// The pause is doubled until it is this long.
+const MAX_RETRY_PAUSE_SECS: u32 = 300;
 
 /// Works on the run that has waited longest, if one waits.
 pub async fn run_next(context: &Context) {
@@ -168,9 +171,10 @@ async fn settle(
                 error.is_transient() && claimed.failed_attempts + 1 < claimed.max_attempts;
             let details = json!({ "code": code });
             if retried {
-                let pause = f64::from(RETRY_PAUSE_SECS);
+                let pause_secs = retry_pause_secs(claimed.failed_attempts);
+                let pause = f64::from(pause_secs);
                 let changed = run::retry_later(&mut tx, id, attempt, code, &message, pause).await?;
-                push_ticket(&mut tx, id, changed, RETRY_PAUSE_SECS).await?;
+                push_ticket(&mut tx, id, changed, pause_secs).await?;
                 (changed, "run.retried", details)
             } else {
                 let end = RunEnd::Failed(code, &message);
@@ -196,6 +200,16 @@ async fn settle(
             .increment(1);
     }
     Ok(())
+}
+
+/// How long a run waits that has failed so often before, and once more now: a database or a store
+/// that is away for minutes must not use up all attempts.
+fn retry_pause_secs(failed_before: i32) -> u32 {
+    let doubled = u32::try_from(failed_before)
+        .ok()
+        .and_then(|times| 1_u32.checked_shl(times))
+        .and_then(|times| RETRY_PAUSE_SECS.checked_mul(times));
+    doubled.map_or(MAX_RETRY_PAUSE_SECS, |pause| pause.min(MAX_RETRY_PAUSE_SECS))
 }
 
 /// Takes runs away from workers that are gone. Returns how many.
@@ -282,4 +296,15 @@ fn code(error: &sqlx::Error) -> String {
 
 fn lease_secs(services: &Services) -> i32 {
     i32::try_from(services.config.worker.lease_secs.get()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_doubles_the_pause_up_to_five_minutes() {
+        let pauses = [0, 1, 2, 3, 4, 5, 6, 31, 32, i32::MAX].map(retry_pause_secs);
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300, 300, 300, 300]);
+    }
 }

@@ -42,6 +42,24 @@ pub struct Ledger {
     pub killed_backups: AtomicUsize,
 }
 
+impl std::fmt::Display for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        write!(
+            f,
+            "{} submits, {} requests sent again, {} cancels, {} batches of old rows, {} runs, \
+             {} backups, {} of them killed",
+            self.submits().len(),
+            count(&self.retried),
+            count(&self.cancels),
+            self.batches().len(),
+            count(&self.runs),
+            count(&self.backups) + count(&self.killed_backups),
+            count(&self.killed_backups)
+        )
+    }
+}
+
 impl Ledger {
     pub fn submits(&self) -> Vec<(i64, &'static str)> {
         self.submits.lock().unwrap().values().copied().collect()
