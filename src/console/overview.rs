@@ -12,11 +12,13 @@ use super::request::SignedIn;
 use crate::api::Problem;
 use crate::db::backups::BackupRow;
 use crate::db::overview::Day;
+use crate::db::policy_backlogs::PolicyState;
 use crate::retention::run::{RunFilter, RunStatus};
 use crate::service::Permission;
 use crate::service::backups::Listed;
+use crate::service::overview::MOST_COUNTED;
 
-/// Runs that are looked through for those that wait for approval, and for what they left.
+/// Most runs that are counted as waiting for approval.
 const RUNS: i64 = 200;
 /// Backups that are drawn.
 const BACKUPS: usize = 20;
@@ -34,27 +36,28 @@ pub async fn show(
         false => None,
     };
     let waiting = RunFilter { status: Some(RunStatus::NeedsApproval), ..RunFilter::default() };
-    let approvals = match may(Permission::RetentionView) {
-        true => Some(services.list_runs(caller, &waiting, RUNS).await?.len()),
-        false => None,
+    let (approvals, backlog) = match may(Permission::RetentionView) {
+        true => {
+            let runs = services.list_runs(caller, &waiting, RUNS).await?;
+            (Some(runs.len()), backlog(&services.backlogs(caller).await?))
+        }
+        false => (None, None),
     };
-    let backlog = match may(Permission::RetentionView) {
-        true => backlog(&console, &session).await?,
-        false => None,
-    };
-    let today = overview.days.last();
+    let days = overview.counted.as_ref().map(|counted| counted.days.as_slice());
     let content = context! {
-        outcomes => outcomes(&overview.days),
-        waits => waits(&overview.days),
+        outcomes => days.map(outcomes),
+        waits => days.map(waits),
         sizes => backups.as_deref().and_then(sizes),
         backup => backups.as_deref().map(latest),
         approvals, backlog,
         o => context! {
-            waiting => overview.waiting,
-            running => overview.running,
-            oldest_wait_secs => overview.oldest_wait_secs,
+            waiting => overview.now.waiting,
+            running => overview.now.running,
+            most_counted => MOST_COUNTED,
+            oldest_wait_secs => overview.now.oldest_wait_secs,
             workers => overview.workers,
-            failed_today => today.map_or(0, |day| day.failed),
+            counted_secs => overview.counted.as_ref().map(|counted| counted.age().as_secs()),
+            failed_today => days.map(|days| days.last().map_or(0, |day| day.failed)),
         },
     };
     let page =
@@ -103,25 +106,16 @@ fn latest(backups: &[Listed]) -> Value {
     }
 }
 
-/// What the last run of each policy left undone.
-async fn backlog(
-    console: &Console,
-    session: &crate::service::sessions::Session,
-) -> Result<Option<Value>, Problem> {
-    let services = &console.api.services;
-    let mut bars: Vec<Bar> = Vec::new();
-    for policy in services.list_policies(&session.caller).await? {
-        let name = policy.name.as_str().to_owned();
-        let last = RunFilter { policy: Some(name.clone()), ..RunFilter::default() };
-        let Some(run) = services.list_runs(&session.caller, &last, 1).await?.pop() else {
-            continue;
-        };
-        let tables = services.show_run(&session.caller, run.id).await?.tables;
-        #[expect(clippy::cast_precision_loss, reason = "a drawing needs no last digit")]
-        let left = tables.iter().map(|t| (t.eligible - t.done).max(0)).sum::<i64>() as f64;
-        #[expect(clippy::cast_precision_loss, reason = "a drawing needs no last digit")]
-        let held = tables.iter().map(|t| t.held + t.blocked).sum::<i64>() as f64;
-        bars.push(Bar { label: name, parts: vec![("c-accent", left), ("c-warn", held)] });
-    }
-    Ok((!bars.is_empty()).then(|| stacked("Rows left by the last run", "rows", &bars)))
+/// What each policy had before it when somebody last looked, or when a run last ended.
+fn backlog(policies: &[PolicyState]) -> Option<Value> {
+    #[expect(clippy::cast_precision_loss, reason = "a drawing needs no last digit")]
+    let bar = |policy: &PolicyState| Bar {
+        label: policy.policy.clone(),
+        parts: vec![
+            ("c-accent", policy.eligible as f64),
+            ("c-warn", (policy.held + policy.blocked) as f64),
+        ],
+    };
+    let bars: Vec<_> = policies.iter().map(bar).collect();
+    (!bars.is_empty()).then(|| stacked("Rows before each policy", "rows", &bars))
 }

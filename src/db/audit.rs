@@ -119,7 +119,7 @@ pub struct AuditFilter {
     pub from: Option<DateTime<Utc>>,
     /// Before this instant.
     pub until: Option<DateTime<Utc>>,
-    /// Only rows with a smaller number: the cursor.
+    /// Only rows behind this one: the cursor.
     pub before: Option<i64>,
 }
 
@@ -142,7 +142,33 @@ pub struct AuditRow {
     pub fields: Vec<String>,
 }
 
-/// Lists audit rows, newest first.
+/// The statement for audit rows that pass a filter, with what comes behind that; `concat!` because
+/// SQL must be static.
+macro_rules! search_audit {
+    ($tail:literal) => {
+        concat!(
+            "select a.id, a.created_at, a.user_id, a.action, a.entity_type, a.entity_id,
+                    array(select field
+                            from jsonb_object_keys(
+                                     case jsonb_typeof(a.new_values) when 'object'
+                                          then a.new_values else '{}' end
+                                     || case jsonb_typeof(a.old_values) when 'object'
+                                             then a.old_values else '{}' end) field
+                           order by field) as fields
+               from audit_logs a
+              where ($1::int is null or a.user_id = $1)
+                and ($2::text is null or a.action = $2)
+                and ($3::text is null or a.entity_type = $3)
+                and ($4::bigint is null or a.entity_id = $4)
+                and ($5::timestamptz is null or a.created_at >= $5)
+                and ($6::timestamptz is null or a.created_at < $6) ",
+            $tail
+        )
+    };
+}
+
+/// Lists audit rows, newest first: by number, or by time where the filter says a time. By number a
+/// search for what is long ago would read all that came since.
 ///
 /// # Errors
 /// The database's, among them that of a search that takes too long.
@@ -153,36 +179,43 @@ pub async fn search(
 ) -> Result<Vec<AuditRow>, sqlx::Error> {
     let mut tx = pool.begin().await?;
     sqlx::query(SEARCH_LIMIT).execute(&mut *tx).await?;
-    let rows = sqlx::query_as(
-        "select a.id, a.created_at, a.user_id, a.action, a.entity_type, a.entity_id,
-                array(select field
-                        from jsonb_object_keys(
-                                 case jsonb_typeof(a.new_values) when 'object' then a.new_values
-                                      else '{}' end
-                                 || case jsonb_typeof(a.old_values) when 'object'
-                                         then a.old_values else '{}' end) field
-                       order by field) as fields
-           from audit_logs a
-          where ($1::int is null or a.user_id = $1)
-            and ($2::text is null or a.action = $2)
-            and ($3::text is null or a.entity_type = $3)
-            and ($4::bigint is null or a.entity_id = $4)
-            and ($5::timestamptz is null or a.created_at >= $5)
-            and ($6::timestamptz is null or a.created_at < $6)
-            and ($7::bigint is null or a.id < $7)
-          order by a.id desc
-          limit $8",
-    )
-    .bind(filter.user_id)
-    .bind(filter.action.as_deref())
-    .bind(filter.entity_type.as_deref())
-    .bind(filter.entity_id)
-    .bind(filter.from)
-    .bind(filter.until)
-    .bind(filter.before)
-    .bind(limit)
-    .fetch_all(&mut *tx)
-    .await?;
+    let before_at = match filter.before {
+        Some(id) => time_of(&mut tx, id).await?,
+        None => None,
+    };
+    let has_time = filter.from.is_some() || filter.until.is_some();
+    // A row that is archived since its page was shown has no time here: its number still leads on.
+    let is_by_time = has_time && before_at.is_some() == filter.before.is_some();
+    let query = sqlx::query_as(match is_by_time {
+        true => search_audit!(
+            "and ($7::bigint is null
+                  or a.created_at <= $9 and (a.created_at, a.id) < ($9::timestamptz, $7))
+             order by a.created_at desc, a.id desc
+             limit $8"
+        ),
+        false => search_audit!("and ($7::bigint is null or a.id < $7) order by a.id desc limit $8"),
+    });
+    let query = query
+        // Planned for these values each time: a plan for any walks the log for what is rare.
+        .persistent(false)
+        .bind(filter.user_id)
+        .bind(filter.action.as_deref())
+        .bind(filter.entity_type.as_deref())
+        .bind(filter.entity_id)
+        .bind(filter.from)
+        .bind(filter.until)
+        .bind(filter.before)
+        .bind(limit);
+    let query = if is_by_time { query.bind(before_at) } else { query };
+    let rows = query.fetch_all(&mut *tx).await?;
     tx.commit().await?;
     Ok(rows)
+}
+
+async fn time_of(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let time = sqlx::query_scalar("select created_at from audit_logs where id = $1");
+    Ok(time.bind(id).fetch_optional(connection).await?.flatten())
 }

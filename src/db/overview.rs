@@ -18,12 +18,17 @@ pub struct Day {
     pub wait_secs: f64,
 }
 
+/// Longest count of the days.
+const DAYS_LIMIT: &str = "set local statement_timeout = '30s'";
+
 /// The latest days, oldest first, days without executions included.
 ///
 /// # Errors
 /// The database's.
 pub async fn days(pool: &PgPool, days: i32) -> Result<Vec<Day>, sqlx::Error> {
-    sqlx::query_as(
+    let mut tx = pool.begin().await?;
+    sqlx::query(DAYS_LIMIT).execute(&mut *tx).await?;
+    let days = sqlx::query_as(
         "with ended as (
              select (completed_at at time zone 'UTC')::date as day,
                     count(*) filter (where status in ('completed', 'expired')) as completed,
@@ -45,7 +50,40 @@ pub async fn days(pool: &PgPool, days: i32) -> Result<Vec<Day>, sqlx::Error> {
           order by at",
     )
     .bind(days)
-    .fetch_all(pool)
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(days)
+}
+
+/// Executions that are not done.
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]
+pub struct Glance {
+    /// Wait for a worker; no more than asked for are counted.
+    pub waiting: i64,
+    /// How long the one that was due first waits, in seconds.
+    pub oldest_wait_secs: f64,
+    /// A worker has them, or has to end them; no more than asked for are counted.
+    pub running: i64,
+}
+
+/// Counts executions that are not done, at most `most` of each kind: however many wait, this is
+/// quick.
+///
+/// # Errors
+/// The database's.
+pub async fn glance(pool: &PgPool, most: i64) -> Result<Glance, sqlx::Error> {
+    sqlx::query_as(
+        "select (select count(*) from (select from waiting_executions() limit $1) w) as waiting,
+                (select count(*) from (select from running_executions() limit $1) r) as running,
+                coalesce((select extract(epoch from now() - min(coalesce(e.run_at, e.created_at)))
+                            from report_executions e
+                           where e.status is not distinct from 'pending'
+                             and coalesce(e.run_at, e.created_at) <= now()), 0)::float8
+                    as oldest_wait_secs",
+    )
+    .bind(most)
+    .fetch_one(pool)
     .await
 }
 

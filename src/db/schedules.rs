@@ -593,7 +593,12 @@ pub async fn take_unticketed(
     .await
 }
 
-/// Whether an earlier occurrence of the schedule still waits, or its execution is not done.
+/// Occurrences before one that are asked whether they are done. Each waits for the one before, so
+/// the last one would do, were it not that somebody may retry an older one.
+const STARTED_BEFORE: i64 = 100;
+
+/// Whether an earlier occurrence of the schedule still waits, or the execution of one of the last
+/// [`STARTED_BEFORE`] that started one is not done. All of them may be years of them.
 ///
 /// # Errors
 /// The database's.
@@ -606,14 +611,22 @@ pub async fn is_busy(
         "select exists (
             select
               from schedule_occurrences o
-              left join report_executions e on e.id = o.execution_id
-             where o.schedule = $1
-               and o.due_at < $2
-               and o.reason is distinct from 'backfill'
-               and (o.status = 'pending' or e.status in ('pending', 'processing', 'cancelling')))",
+             where o.schedule = $1 and o.due_at < $2 and o.status = 'pending'
+               and o.reason is distinct from 'backfill')
+            or exists (
+            select
+              from (select o.execution_id
+                      from schedule_occurrences o
+                     where o.schedule = $1 and o.due_at < $2 and o.execution_id is not null
+                       and o.reason is distinct from 'backfill'
+                     order by o.due_at desc
+                     limit $3) started
+              join report_executions e on e.id = started.execution_id
+             where e.status in ('pending', 'processing', 'cancelling'))",
     )
     .bind(schedule)
     .bind(before)
+    .bind(STARTED_BEFORE)
     .fetch_one(connection)
     .await
 }

@@ -174,6 +174,9 @@ pub async fn list(
          order by e.id desc
          limit $5"
     ))
+    // Planned for these values each time: a plan for any would walk all executions, newest first,
+    // for a filter that few of them pass.
+    .persistent(false)
     .bind(filter.executed_by)
     .bind(filter.status.map(Status::as_str))
     .bind(report)
