@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::ApiState;
@@ -208,7 +208,7 @@ impl Report {
 }
 
 /// A definition as `PUT` takes it.
-fn definition_body(definition: &Definition) -> Value {
+pub fn definition_body(definition: &Definition) -> Value {
     let mut body = definition.spec();
     body["query"] = definition.sql().into();
     body
@@ -291,8 +291,34 @@ pub async fn put_report(
     Authenticated(caller): Authenticated,
     PathText(slug): PathText,
     _: NoQuery,
-    JsonObject(mut object): JsonObject,
+    JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
+    let NewReport { slug, spec, query } = read_report(&slug, object)?;
+    let (entry, stored) = state.services.put_report(&caller, slug, &spec, &query).await?;
+    let status = match stored {
+        Stored::Created => StatusCode::CREATED,
+        Stored::Updated | Stored::Unchanged => StatusCode::OK,
+    };
+    let report = Report::new(&entry, &state.services.config.report, &caller);
+    Ok((status, Json(report)).into_response())
+}
+
+/// A report to be stored, not checked yet.
+#[derive(Debug)]
+pub struct NewReport {
+    /// Its slug.
+    pub slug: Slug,
+    /// All but its query.
+    pub spec: Value,
+    /// Its query.
+    pub query: String,
+}
+
+/// Reads a report.
+///
+/// # Errors
+/// A [`Problem`] with everything that is wrong.
+pub fn read_report(slug: &str, mut object: Map<String, Value>) -> Result<NewReport, Problem> {
     let mut errors = Vec::new();
     let query: Option<String> = required(&mut object, "query", "must be text", &mut errors);
     let slug: Option<Slug> = slug
@@ -302,14 +328,7 @@ pub async fn put_report(
     let (Some(query), Some(slug)) = (query, slug) else {
         return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
     };
-    let (entry, stored) =
-        state.services.put_report(&caller, slug, &Value::Object(object), &query).await?;
-    let status = match stored {
-        Stored::Created => StatusCode::CREATED,
-        Stored::Updated | Stored::Unchanged => StatusCode::OK,
-    };
-    let report = Report::new(&entry, &state.services.config.report, &caller);
-    Ok((status, Json(report)).into_response())
+    Ok(NewReport { slug, spec: Value::Object(object), query })
 }
 
 /// Delete a report

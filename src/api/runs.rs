@@ -341,6 +341,19 @@ pub async fn restore_archive(
     _: NoQuery,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
+    let (table, which) = read_restore(&table, object)?;
+    let restored = state.services.restore_archive(&caller, &table, &which).await?;
+    Ok(Json(restored).into_response())
+}
+
+/// Reads what is to be brought back, and to which table.
+///
+/// # Errors
+/// A [`Problem`] that says what was expected.
+pub fn read_restore(
+    table: &str,
+    object: Map<String, Value>,
+) -> Result<(TableName, Which), Problem> {
     const EXPECTED: &str = "must be an object with one of `run_id`, `keys` and `all`";
     let which = match read(object, EXPECTED)? {
         RestoreBody { run_id: Some(id), keys: None, all: None } => Which::Run(id),
@@ -348,10 +361,8 @@ pub async fn restore_archive(
         RestoreBody { run_id: None, keys: None, all: Some(true) } => Which::All,
         RestoreBody { .. } => return Err(invalid(EXPECTED)),
     };
-    let not_found = || Problem::new(ProblemKind::NotFound, "there is no such table");
-    let table: TableName = table.parse().map_err(|_| not_found())?;
-    let restored = state.services.restore_archive(&caller, &table, &which).await?;
-    Ok(Json(restored).into_response())
+    let not_found = |_| Problem::new(ProblemKind::NotFound, "there is no such table");
+    Ok((table.parse().map_err(not_found)?, which))
 }
 
 fn read<T: serde::de::DeserializeOwned>(

@@ -471,8 +471,20 @@ pub async fn backfill_schedule(
     Authenticated(caller): Authenticated,
     NameInPath(name): NameInPath,
     _: NoQuery,
-    JsonObject(mut object): JsonObject,
+    JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
+    let (from, until) = read_backfill(object)?;
+    let occurrences = state.services.backfill_schedule(&caller, &name, from, until).await?;
+    Ok((StatusCode::ACCEPTED, Json(Backfilled { occurrences })).into_response())
+}
+
+/// Reads the span of a back-fill.
+///
+/// # Errors
+/// A [`Problem`] with a pointer to each field that is missing, unknown or wrong.
+pub fn read_backfill(
+    mut object: Map<String, Value>,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), Problem> {
     let mut errors = Vec::new();
     for name in ["from", "until"] {
         if !object.contains_key(name) {
@@ -488,8 +500,7 @@ pub async fn backfill_schedule(
     let (Some(from), Some(until), true) = (from, until, errors.is_empty()) else {
         return Err(Problem::with_errors(ProblemKind::InvalidInput, errors));
     };
-    let occurrences = state.services.backfill_schedule(&caller, &name, from, until).await?;
-    Ok((StatusCode::ACCEPTED, Json(Backfilled { occurrences })).into_response())
+    Ok((from, until))
 }
 
 /// Show when a schedule is due

@@ -14,8 +14,10 @@ use axum::routing::{get, post};
 
 use crate::api::{self, ApiState};
 
+mod archives;
 mod assets;
 mod chart;
+mod definitions;
 mod events;
 mod executions;
 mod form;
@@ -51,6 +53,9 @@ pub fn router(api: &ApiState) -> Router {
         .route("/sign-out", post(sign_in::sign_out))
         .route("/reports", get(reports::list))
         .route("/reports/{slug}", get(reports::show).post(reports::submit))
+        .route("/definitions", post(definitions::create))
+        .route("/reports/{slug}/definition", get(definitions::show).post(definitions::change))
+        .route("/reports/{slug}/delete", post(definitions::delete))
         .route("/reports/{slug}/estimate", post(reports::estimate))
         .route("/reports/{slug}/schedules", post(reports::schedule))
         .route("/executions", get(executions::list))
@@ -83,6 +88,8 @@ fn operators() -> Router<Console> {
         .route("/runs/{id}", get(lifecycle::run))
         .route("/runs/{id}/events", get(lifecycle::run_events))
         .route("/runs/{id}/{verb}", post(lifecycle::change_run))
+        .route("/archives", get(archives::list))
+        .route("/archives/{table}/restore", post(archives::restore))
         .route("/holds", get(safety::holds).post(safety::place_hold))
         .route("/holds/{id}/release", post(safety::release_hold))
         .route("/erasures", get(safety::erasures).post(safety::request_erasure))

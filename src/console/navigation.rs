@@ -29,6 +29,7 @@ pub fn entries(caller: &Caller, place: &str) -> Vec<Entry> {
         ("/queues", "Queues", may(Permission::ExecutionsViewAll)),
         ("/policies", "Policies", may(Permission::RetentionView)),
         ("/runs", "Runs", may(Permission::RetentionView)),
+        ("/archives", "Archives", may(Permission::RetentionView)),
         ("/holds", "Holds", may(Permission::RetentionView)),
         ("/erasures", "Erasures", may(Permission::UsersManage)),
         ("/backups", "Backups", may(Permission::BackupsView)),

@@ -17,7 +17,7 @@ use crate::api::{Problem, SubmissionBody, read_schedule};
 use crate::service::executions::Submission;
 use crate::service::reports::CatalogueEntry;
 use crate::service::sessions::Session;
-use crate::service::{ServiceError, Services};
+use crate::service::{Permission, ServiceError, Services};
 
 /// A report in the catalogue.
 #[derive(Debug, Serialize)]
@@ -52,8 +52,15 @@ pub async fn list(
         let text = format!("{} {} {}", tile.title, tile.description, tile.tags.join(" "));
         q.split_whitespace().all(|word| text.to_lowercase().contains(word))
     });
-    let page = Page { template: "reports.html", title: "Reports", place: "/reports", notice: None };
-    Ok(console.pages.show(StatusCode::OK, &session, &page, context! { reports => of(reports), q }))
+    let notice = (query.get("notice") == Some("deleted")).then_some("The report is deleted.");
+    let page = Page { template: "reports.html", title: "Reports", place: "/reports", notice };
+    let may_manage = may_manage(&session);
+    let content = context! { reports => of(reports), q, may_manage };
+    Ok(console.pages.show(StatusCode::OK, &session, &page, content))
+}
+
+fn may_manage(session: &Session) -> bool {
+    session.caller.may(Permission::ReportsManage.codename())
 }
 
 /// The form, filled with the defaults, or with what another execution was given.
@@ -233,6 +240,7 @@ fn form_page(
             copy_to => given.get("copy_to").unwrap_or_default(),
             is_open => given.get("schedule_name").is_some_and(|name| !name.is_empty()),
         },
+        may_manage => may_manage(session),
         nonce => uuid::Uuid::new_v4().simple().to_string(),
     };
     console.pages.show(status, session, &page, content)

@@ -58,6 +58,15 @@ impl Fields {
     }
 }
 
+/// Keys of rows, one a line, with commas between the parts of each.
+pub fn keys(fields: &Fields) -> Vec<Vec<&str>> {
+    let lines = fields.get("keys").unwrap_or_default().lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| line.split(',').map(str::trim).collect())
+        .collect()
+}
+
 /// The query of a page. What a page does not know is left alone: people mend links by hand.
 #[derive(Debug)]
 pub struct Query(pub Fields);

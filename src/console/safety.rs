@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use super::Console;
 use super::overview::sizes;
 use super::pages::{Page, of};
-use super::request::{Change, Fields, Name, Number, Query, SignedIn};
+use super::request::{Change, Name, Number, Query, SignedIn, keys};
 use super::response::see_other;
 use crate::api::{HoldResource, Problem, ProblemKind, read_hold};
 use crate::db::erasures::{Erasure, Status};
@@ -66,14 +66,6 @@ pub async fn place_hold(
     let (placement, reason, until) = read_hold(body)?;
     console.api.services.place_hold(&session.caller, placement, &reason, until).await?;
     Ok(see_other("/holds?notice=placed"))
-}
-
-fn keys(fields: &Fields) -> Vec<Vec<&str>> {
-    let lines = fields.get("keys").unwrap_or_default().lines().map(str::trim);
-    lines
-        .filter(|line| !line.is_empty())
-        .map(|line| line.split(',').map(str::trim).collect())
-        .collect()
 }
 
 /// Releases a hold.

@@ -57,7 +57,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let notice = match query.get("notice") {
         Some("ping") => Some("A message to try it out is on its way."),
-        Some("replay") => Some("What failed is sent again."),
+        Some("replay") => Some("It is sent again."),
         Some("enable" | "disable") => Some("The webhook is changed."),
         _ => None,
     };
@@ -76,7 +76,8 @@ pub async fn change(
         "disable" => drop(services.disable_webhook(caller, &name).await?),
         "enable" => drop(services.enable_webhook(caller, &name).await?),
         "replay" => {
-            let one = fields.filled("delivery").and_then(|text| text.parse().ok());
+            // 0, which nothing has, for other text: a slip must not send everything again.
+            let one = fields.filled("delivery").map(|text| text.parse().unwrap_or(0));
             services.replay_deliveries(caller, &name, one).await?;
         }
         "delete" => {

@@ -142,22 +142,37 @@ async fn every_page_can_be_used_by_everybody_by_day_and_by_night() {
     let visitor = site.visitor(&admin).await;
     let hold = [("scope", "table"), ("table", "audit_logs"), ("reason", "case 7")];
     assert_eq!(visitor.post("/holds", &hold).await.status(), 303);
+    site.app.define("numbers", "select 1 as n").await;
+    let schedule = [("schedule_name", "daily"), ("cron", "0 0 * * *"), ("time_zone", "UTC")];
+    let schedule = visitor.post("/reports/numbers/schedules", &schedule).await;
+    assert_eq!(schedule.status(), 303);
+    let webhook = [("name", "portal"), ("url", "https://e.example/"), ("events", "run.finished")];
+    assert_eq!(visitor.post("/webhooks", &webhook).await.status(), 200);
+    assert_eq!(visitor.post("/webhooks/portal/ping", &[]).await.status(), 303);
+    site.app.execute("update outbox_deliveries set status = 'failed', ended_at = now()").await;
+    site.app
+        .execute("create table archive.audit_logs as select *, now() as archived_at, 1 as run_id from audit_logs limit 3")
+        .await;
     site.sign_in_with(&browser, &admin).await;
     for dark in [false, true] {
         browser.prefer_dark(dark).await;
         for path in [
             "/reports",
             "/executions",
+            "/reports/numbers/definition",
             "/schedules",
+            "/schedules/daily",
             "/overview",
             "/queues",
             "/policies",
             "/policies/archive-audit-logs",
             "/runs",
+            "/archives",
             "/holds",
             "/erasures",
             "/backups",
             "/webhooks",
+            "/webhooks/portal",
             "/audit",
             "/tokens",
         ] {

@@ -8,6 +8,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/policies", "retention.view"),
     ("/policies/archive-audit-logs", "retention.view"),
     ("/policies/archive-audit-logs?preview=1", "retention.view"),
+    ("/archives", "retention.view"),
     ("/runs", "retention.view"),
     ("/runs?status=failed", "retention.view"),
     ("/holds", "retention.view"),
@@ -65,6 +66,8 @@ async fn pages_open_for_those_who_may_and_for_nobody_else() {
         ("/backups/20260301T013000Z-1a2b3c4d/verify", vec![]),
         ("/queues/reports/pause", vec![]),
         ("/workers/somebody/drain", vec![]),
+        ("/archives/audit_logs/restore", vec![("which", "all")]),
+        ("/definitions", vec![("slug", "x"), ("title", "x"), ("query", "select 1")]),
         (
             "/webhooks",
             vec![("name", "portal"), ("url", "https://example.org"), ("events", "run.finished")],
@@ -77,7 +80,7 @@ async fn pages_open_for_those_who_may_and_for_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_policy_is_previewed_approved_by_another_and_run() {
+async fn a_policy_is_previewed_approved_by_another_run_and_taken_back() {
     let site = Site::start().await;
     let asking = site.username_who_may("retention.run").await;
     let visitor = site.visitor(&asking).await;
@@ -107,6 +110,94 @@ async fn a_policy_is_previewed_approved_by_another_and_run() {
     worker.stop().await;
     let page = visitor.page(&path).await;
     assert!(page.contains("completed") && page.contains("/certificate"), "{page}");
+    let archived = "select count(*) from archive.audit_logs";
+    assert!(site.app.number(archived).await > 1);
+    site.app
+        .execute(
+            "insert into audit_logs (id, action, entity_type)
+             select min(id), 'x', 'y' from archive.audit_logs",
+        )
+        .await;
+    assert!(visitor.page("/archives").await.contains("/archives/audit_logs/restore"));
+    let restore =
+        async |fields: &[(&str, &str)]| visitor.post("/archives/audit_logs/restore", fields).await;
+    for wrong in [vec![("which", "run"), ("run_id", "x")], vec![("which", "keys")], vec![]] {
+        assert_eq!(restore(&wrong).await.status(), 422, "{wrong:?}");
+    }
+    let back = restore(&[("which", "run"), ("run_id", &id.to_string())]).await;
+    assert_eq!(back.status(), 200);
+    let page = back.text().await.unwrap();
+    assert!(page.contains("1 stay in the archive"), "{page}");
+    assert!(page.contains("1 whose key another row has"), "{page}");
+    assert_eq!(site.app.number(archived).await, 1);
+    assert_eq!(site.audited("archive.restored").await, 1);
+}
+
+#[tokio::test]
+async fn what_a_schedule_missed_is_run() {
+    let site = Site::start().await;
+    site.app.define("numbers", "select 1 as n").await;
+    let visitor = site.visitor_who_may("reports.run").await;
+    let fields = [("schedule_name", "daily"), ("cron", "0 0 * * *"), ("time_zone", "UTC")];
+    assert_eq!(visitor.post("/reports/numbers/schedules", &fields).await.status(), 303);
+    let fill =
+        async |fields: &[(&str, &str)]| visitor.post("/schedules/daily/backfill", fields).await;
+    for wrong in [
+        vec![],
+        vec![("from", "2025-01-01")],
+        vec![("from", "2025-01-03"), ("until", "2025-01-01")],
+        vec![("from", "2025-01-03"), ("until", "2999-01-01")],
+        vec![("from", "yesterday"), ("until", "2025-01-01")],
+    ] {
+        assert_eq!(fill(&wrong).await.status(), 422, "{wrong:?}");
+    }
+    let filled = fill(&[("from", "2025-01-01"), ("until", "2025-01-03")]).await;
+    assert_eq!(filled.status(), 303, "{}", filled.text().await.unwrap());
+    let page = visitor.page(location(&filled)).await;
+    assert!(page.contains("is on its way") && page.contains("2025-01-02"), "{page}");
+    let waiting = "select count(*) from schedule_occurrences
+                    where schedule = 'daily' and status = 'pending' and reason = 'backfill'";
+    assert_eq!(site.app.number(waiting).await, 2);
+    assert_eq!(site.audited("schedule.backfilled").await, 1);
+}
+
+#[tokio::test]
+async fn a_report_is_made_changed_and_deleted() {
+    let site = Site::start().await;
+    site.app.define("template", "select 1 as n").await;
+    let visitor = site.visitor_who_may("reports.manage").await;
+    assert!(visitor.page("/reports").await.contains("Make a report"));
+    let new = |slug: &'static str, query: &'static str| {
+        [("slug", slug), ("title", "Counted"), ("query", query)]
+    };
+    for (slug, query, status, told) in [
+        ("No Slug", "select 1 as n", 422, "slug"),
+        ("counted", "select nothing from nowhere", 422, "query"),
+        ("template", "select 1 as n", 409, "templates"),
+    ] {
+        let refused = visitor.post("/definitions", &new(slug, query)).await;
+        assert_eq!(refused.status(), status, "{slug}");
+        let page = refused.text().await.unwrap();
+        assert!(page.contains(told) && page.contains("role=\"alert\""), "{slug}: {page}");
+    }
+    let made = visitor.post("/definitions", &new("counted", "select 1 as n")).await;
+    assert_eq!(made.status(), 303, "{}", made.text().await.unwrap());
+    assert!(visitor.page(location(&made)).await.contains("select 1 as n"));
+    assert!(visitor.page("/reports/counted").await.contains("/reports/counted/definition"));
+    let change = async |definition: &str| {
+        visitor.post("/reports/counted/definition", &[("definition", definition)]).await
+    };
+    assert_eq!(change("not JSON").await.status(), 422);
+    let changed = change(r#"{"title": "Counted", "query": "select 2 as n", "tags": ["a"]}"#).await;
+    assert_eq!(changed.status(), 303, "{}", changed.text().await.unwrap());
+    assert!(visitor.page("/reports/counted/definition").await.contains("select 2 as n"));
+    let runner = site.visitor("ana").await;
+    assert!(!runner.page("/reports/counted").await.contains("/definition"));
+    assert_eq!(runner.get("/reports/counted/definition").await.status(), 403);
+    assert_eq!(visitor.post("/reports/counted/delete", &[]).await.status(), 303);
+    assert_eq!(visitor.get("/reports/counted").await.status(), 404);
+    assert_eq!(site.audited("report.stored").await, 2);
+    assert_eq!(site.audited("report.deleted").await, 1);
 }
 
 /// Another account that may approve.
@@ -220,6 +311,18 @@ async fn a_webhook_is_made_tried_out_and_deleted() {
         assert_eq!(changed.status(), 303, "{verb}: {}", changed.text().await.unwrap());
         assert!(visitor.page(location(&changed)).await.contains(shown), "{verb}");
     }
+    site.app
+        .execute(
+            "update outbox_deliveries set status = 'failed', ended_at = now(), ticket_at = null",
+        )
+        .await;
+    let page = visitor.page("/webhooks/portal").await;
+    let id = page.split("name=\"delivery\" value=\"").nth(1).expect("it can be sent again");
+    let id = id.split('"').next().unwrap();
+    for (delivery, status) in [("x", 404), ("0", 404), (id, 303), (id, 409)] {
+        let replayed = visitor.post("/webhooks/portal/replay", &[("delivery", delivery)]).await;
+        assert_eq!(replayed.status(), status, "{delivery}");
+    }
     let secret = visitor.post("/webhooks/portal/secret", &[]).await;
     assert!(secret.text().await.unwrap().contains("whsec_"));
     assert_eq!(visitor.post("/webhooks/portal/delete", &[]).await.status(), 303);
@@ -228,4 +331,26 @@ async fn a_webhook_is_made_tried_out_and_deleted() {
     {
         assert_eq!(site.audited(action).await, 1, "{action}");
     }
+}
+
+#[tokio::test]
+async fn the_overview_draws_what_was_counted_and_what_waits_for_policies() {
+    let site = Site::start().await;
+    site.app
+        .execute(
+            "insert into policy_backlogs (policy, taken_at, eligible, held, indeterminate, blocked,
+                                          is_over_ceiling)
+             values ('archive-audit-logs', now(), 1234, 5, 0, 2, false)",
+        )
+        .await;
+    let visitor = site.visitor("admin").await;
+    let page = visitor.page("/overview").await;
+    assert!(page.contains("archive-audit-logs: 1241"), "eligible, held and blocked: {page}");
+    // It is counted in the background, and here soon.
+    site.app
+        .wait_for("the count of the days", async || {
+            let page = visitor.page("/overview").await;
+            page.contains("Executions by day and outcome") && !page.contains("being counted")
+        })
+        .await;
 }
