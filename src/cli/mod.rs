@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -115,11 +116,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// How long the process waits at its end for threads that are blocked by a file or a name server.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     // One TLS stack for the store and for PostgreSQL; `Err` only says that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             Command::Serve(command) => serve::run(command).await,
             Command::Demo(command) => Box::pin(demo::run(command)).await,
@@ -144,7 +148,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Openapi(command) => openapi::run(&command),
             Command::Healthcheck(command) => healthcheck::run(command).await,
         }
-    })
+    });
+    // What still blocks a thread has nobody who waits for it.
+    runtime.shutdown_timeout(END_LIMIT);
+    outcome
 }
 
 /// Builds what use cases need, from settings. Logs go to stderr at the level of a command: only

@@ -40,6 +40,9 @@ const QUEUE_MISSED_HEARTBEATS: usize = 6;
 const QUEUE_POLL: Duration = Duration::from_secs(1);
 /// Pause before a broken worker of the queue starts again, so that an outage is not a busy loop.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// How long attempts that were told to end may take to give themselves back. Whoever is not done
+/// by then is rescued, as after `kill -9`.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// Housekeeping jobs at once.
 const MAINTENANCE_CONCURRENCY: usize = 1;
 /// Occurrences fired at once: each is one submit.
@@ -112,7 +115,13 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
         standstill.cancelled().await;
         Ok(())
     });
-    let outcome = monitored.await.context("run the queue's workers");
+    let outcome = tokio::select! {
+        outcome = monitored => outcome.context("run the queue's workers"),
+        () = overdue(&context.abort) => {
+            tracing::warn!("what still runs is left to be rescued");
+            Ok(())
+        }
+    };
     if outcome.is_ok() && !shutdown.is_cancelled() {
         // Not ended: whoever keeps this process running would start another one.
         tracing::info!(worker.id = %context.worker_id, "worker drained: it waits for its end");
@@ -120,7 +129,10 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
     }
     grace.abort();
     ended.cancel();
-    let _settled = tokio::join!(keeping, reaping);
+    let settled = async { tokio::join!(keeping, reaping) };
+    if tokio::time::timeout(END_LIMIT, settled).await.is_err() {
+        tracing::warn!("the database does not answer: this worker stays on the list for a while");
+    }
     tracing::info!(worker.id = %context.worker_id, "worker stopped");
     outcome
 }
@@ -130,6 +142,14 @@ async fn end_after_grace(context: Context, shutdown: CancellationToken) {
     tokio::time::sleep(context.services.config.worker.shutdown_grace()).await;
     tracing::info!("the grace is over: running attempts are given back");
     context.abort.cancel();
+}
+
+/// Returns when attempts that were told to end have had their time. apalis waits for every task that
+/// it knows of, and one of a worker that broke while the database was away may never be counted
+/// off.
+async fn overdue(abort: &CancellationToken) {
+    abort.cancelled().await;
+    tokio::time::sleep(END_LIMIT).await;
 }
 
 fn monitor(context: &Context, sender: &Sender, mailer: Option<Mailer>) -> Monitor {
