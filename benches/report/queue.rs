@@ -10,6 +10,7 @@ use reqwest::Client;
 use serde_json::{Map, Value, json};
 
 use crate::ground::{Ground, RUN, output};
+use crate::outcome::median;
 use crate::session::{add, say};
 
 /// Executions of which the time from submit to start is taken, one after the other.
@@ -35,6 +36,35 @@ update bench_queue set status = 'running', started_at = now()
 returning id as id \\gset
 update bench_queue set status = 'done', completed_at = now() where id = :id;
 ";
+
+/// Users whose executions wait side by side.
+const USERS: u64 = 20;
+/// Times that turns and their absence are measured.
+const TURNS_RUNS: usize = 3;
+/// A claim without turns, caps and lanes: the next of all that wait.
+const FIRST_COME: &str = "
+create function claim_first_come(
+    owner text, lease_secs double precision, user_cap integer, server_cap integer)
+returns setof report_executions language sql as $$
+    with chosen as (
+        select e.id
+          from report_executions e
+         where e.status is not distinct from 'pending' and e.run_at <= now()
+         order by e.priority desc, e.run_at, e.id
+         limit 1
+           for update skip locked
+    )
+    update report_executions e
+       set status = 'processing', attempt = e.attempt + 1, lease_owner = owner,
+           lease_until = now() + make_interval(secs => lease_secs),
+           started_at = clock_timestamp(), progress_rows = 0, progress_bytes = 0,
+           backend_pid = null, backend_start = null, ticket_id = null, ticket_at = null
+      from chosen
+     where e.id = chosen.id and e.status = 'pending'
+    returning e.*
+$$";
+/// How a claim is called by the service.
+const CLAIM: &str = "claim_execution";
 
 /// Measures the queue.
 pub fn run(ground: &Ground, report: &mut Map<String, Value>) -> anyhow::Result<()> {
@@ -63,30 +93,67 @@ pub fn run(ground: &Ground, report: &mut Map<String, Value>) -> anyhow::Result<(
     }
     drop(service);
 
-    let without = work_off(ground, &runtime, &token)?;
+    let without = work_off(ground, &runtime, &token, 1)?;
     say(&format!("making {HISTORY} finished executions"))?;
     make_history(ground)?;
-    let with = work_off(ground, &runtime, &token)?;
+    let with = work_off(ground, &runtime, &token, 1)?;
     let least = claim_complete(ground)?;
     let rows = MANY as u64;
     add(report, "executions_vs_pgbench_claim_complete", rows, 1, "s", Some(without), Some(least));
     add(report, "executions_with_1m_history", rows, 1, "s", Some(with), Some(without));
+    turns(ground, &runtime, &token, report)
+}
+
+/// What it costs that users take turns.
+fn turns(
+    ground: &Ground,
+    runtime: &tokio::runtime::Runtime,
+    token: &str,
+    report: &mut Map<String, Value>,
+) -> anyhow::Result<()> {
+    ground.sql(RUN, FIRST_COME)?;
+    ground.sql(
+        RUN,
+        "create index bench_first_come on report_executions (priority desc, run_at, id)
+          where status is not distinct from 'pending'",
+    )?;
+    let rename = |from: &str, to: &str| {
+        ground.sql(RUN, &format!("alter function {from} rename to {to}")).map(drop)
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS_RUNS {
+        ours.push(work_off(ground, runtime, token, USERS)?);
+        rename(CLAIM, "claim_in_turn")?;
+        rename("claim_first_come", CLAIM)?;
+        theirs.push(work_off(ground, runtime, token, USERS)?);
+        rename(CLAIM, "claim_first_come")?;
+        rename("claim_in_turn", CLAIM)?;
+    }
+    let (ours, theirs) = (median(ours.into_iter()), median(theirs.into_iter()));
+    add(report, "turns_vs_first_come", MANY as u64, TURNS_RUNS, "s", ours, theirs);
     Ok(())
 }
 
-/// Seconds in which a worker executes what waits for it.
+/// Seconds in which a worker executes what waits for it, of so many users.
 fn work_off(
     ground: &Ground,
     runtime: &tokio::runtime::Runtime,
     token: &str,
+    users: u64,
 ) -> anyhow::Result<f64> {
-    say(&format!("{MANY} executions at once"))?;
+    say(&format!("{MANY} executions at once, of {users} users"))?;
     let newest = ground.sql(RUN, "select coalesce(max(id), 0) from report_executions")?;
     let api = Service::start(ground, Some("api"))?;
     let began = Instant::now();
     runtime.block_on(api.submit(token, MANY, SUBMITTERS, false))?;
     let per_second = MANY as f64 / began.elapsed().as_secs_f64();
     drop(api);
+    if users > 1 {
+        let spread = format!(
+            "update report_executions set executed_by = 1 + id % {users} where id > {newest}"
+        );
+        ground.sql(RUN, &spread)?;
+    }
     let worker = Service::start(ground, Some("worker"))?;
     let began = Instant::now();
     let left = format!(

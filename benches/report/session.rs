@@ -112,12 +112,17 @@ pub fn run(arguments: &SessionArgs) -> anyhow::Result<()> {
     }
     print_table(&results)?;
     let mut report = report(&results, rows, small_rows);
-    operate(arguments, &place, runs.min(LONG_RUNS), &mut report)?;
+    let path = arguments.target.join("bench.json");
+    save(&path, &report)?;
+    operate(arguments, &place, runs.min(LONG_RUNS), &mut report, &path)?;
     print_report(&report)?;
     say(&format!("load of the machine after: {}", load()))?;
-    let path = arguments.target.join("bench.json");
-    std::fs::write(&path, serde_json::to_vec_pretty(&report)?)?;
     say(&format!("wrote {} after {:.0} s", path.display(), began.elapsed().as_secs_f64()))
+}
+
+/// Writes what is known so far: what fails later takes nothing of it away.
+fn save(path: &Path, report: &Map<String, Value>) -> anyhow::Result<()> {
+    Ok(std::fs::write(path, serde_json::to_vec_pretty(report)?)?)
 }
 
 fn chosen(arguments: &SessionArgs) -> anyhow::Result<Vec<(usize, Contender)>> {
@@ -142,6 +147,7 @@ fn operate(
     place: &Place,
     runs: usize,
     report: &mut Map<String, Value>,
+    path: &Path,
 ) -> anyhow::Result<()> {
     let is_chosen = |operation: &Operation| {
         arguments.only.is_empty() || arguments.only.iter().any(|only| only == operation.name())
@@ -159,6 +165,7 @@ fn operate(
             Operation::Backup => backup::run(&ground, runs, report)?,
             Operation::Queue => queue::run(&ground, report)?,
         }
+        save(path, report)?;
     }
     Ok(())
 }

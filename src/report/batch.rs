@@ -1,6 +1,10 @@
 //! Rows between the server's connection and the writer: packed, so that what waits is counted in
 //! bytes and lies in one piece.
 //!
+//! Where the rows of one file are read by several connections, and their format allows it, each
+//! reader makes the rows of the file at once: what all processors do in all is then less, and
+//! only one of them writes.
+//!
 //! A row of the driver's is an allocation of its own inside of a buffer that it shares with its
 //! neighbours, and is freed by another thread. Copying the values out costs less than that, and
 //! the driver reads into the same memory again and again.
@@ -8,15 +12,118 @@
 use sqlx::postgres::PgRow;
 use sqlx::{Row, ValueRef};
 
+use super::error::ReportError;
+use super::source::SourceColumn;
+use crate::writer::{EncodedRows, RowEncoder};
+
 /// A batch is full at this many rows …
 const MAX_ROWS: usize = 1024;
 /// … or from this many bytes on, whichever comes first. Several fit into a core's own cache.
 pub(super) const FULL_BYTES: usize = 64 * 1024;
 
+/// A block of rows as they stand in the file is full at this many …
+const MAX_BLOCK_ROWS: usize = 16 * 1024;
+/// … or from this many bytes on: each block wakes a few threads.
+const FULL_BLOCK_BYTES: usize = 4 * FULL_BYTES;
+
 /// The length of a value that is NULL.
 const NULL: u8 = u8::MAX;
 /// The length stands in the four bytes that follow.
 const LONG: u8 = NULL - 1;
+
+/// Some rows on their way to the file.
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// Values as the server sent them.
+    Packed(Batch),
+    /// As they stand in the file.
+    Encoded(EncodedRows),
+}
+
+impl Rows {
+    /// How many they are.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Packed(batch) => batch.rows(),
+            Self::Encoded(rows) => rows.rows(),
+        }
+    }
+
+    /// Bytes that they take.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Packed(batch) => batch.size_bytes(),
+            Self::Encoded(rows) => rows.size_bytes(),
+        }
+    }
+
+    /// Keeps the first rows.
+    pub fn truncate(&mut self, rows: usize, columns: usize) {
+        match self {
+            Self::Packed(batch) => batch.truncate(rows, columns),
+            Self::Encoded(encoded) => encoded.truncate(rows),
+        }
+    }
+}
+
+/// Gathers rows until there are enough of them to hand on.
+#[derive(Debug)]
+pub(super) enum Gatherer {
+    /// As the server sent them.
+    Packing(Batch),
+    /// As they stand in the file.
+    Encoding(Box<RowEncoder>),
+}
+
+impl Gatherer {
+    /// Makes the rows of the file where there is an encoder for it.
+    pub fn new(encoder: Option<RowEncoder>) -> Self {
+        match encoder {
+            None => Self::Packing(Batch::new()),
+            Some(encoder) => Self::Encoding(Box::new(encoder)),
+        }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// When a value cannot be read, or not be written.
+    pub fn push(&mut self, row: &PgRow, columns: &[SourceColumn]) -> Result<(), ReportError> {
+        match self {
+            Self::Packing(batch) => Ok(batch.push(row, columns.len())?),
+            Self::Encoding(encoder) => {
+                for (index, column) in columns.iter().enumerate() {
+                    let value = row.try_get_raw(index)?;
+                    let raw = match value.is_null() {
+                        true => None,
+                        false => Some(value.as_bytes().map_err(sqlx::Error::Decode)?),
+                    };
+                    encoder.cell(column.decode(raw)?)?;
+                }
+                encoder.end_row();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether there are enough.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Packing(batch) => batch.is_full(),
+            Self::Encoding(encoder) => {
+                encoder.rows() >= MAX_BLOCK_ROWS || encoder.size_bytes() >= FULL_BLOCK_BYTES
+            }
+        }
+    }
+
+    /// What was gathered since the last call.
+    pub fn take(&mut self) -> Rows {
+        match self {
+            Self::Packing(batch) => Rows::Packed(std::mem::replace(batch, Batch::new())),
+            Self::Encoding(encoder) => Rows::Encoded(encoder.take()),
+        }
+    }
+}
 
 /// Some rows. Each value is its length and its bytes.
 #[derive(Debug, Default)]

@@ -97,6 +97,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the bytes are not a value of the type. The error says nothing of the value itself.
+    #[inline]
     pub fn decode(self, raw: Option<&[u8]>) -> Result<Cell<'_>, DecodeError> {
         let Some(raw) = raw else { return Ok(Cell::Null) };
         Ok(match self {
@@ -127,10 +128,12 @@ impl Decoder {
         })
     }
 
+    #[inline]
     fn fixed<const N: usize>(self, raw: &[u8]) -> Result<[u8; N], DecodeError> {
         raw.try_into().map_err(|_| self.bad_length(raw))
     }
 
+    #[inline]
     fn utf8(self, raw: &[u8]) -> Result<&str, DecodeError> {
         std::str::from_utf8(raw).map_err(|_| DecodeError::Utf8 { decoder: self })
     }

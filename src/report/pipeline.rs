@@ -5,7 +5,8 @@
 //!                   task    ≤ 4        decode, format, hash   ≤ 1     task   ≤ 2 in flight
 //! ```
 //! Every arrow is a bounded channel: a slow store makes the server wait, and memory does not grow
-//! with the result. Formatting and compression block, so they have a thread of their own and the
+//! with the result. (Where several connections read, see `split`, the readers format already.)
+//! Formatting and compression block, so they have a thread of their own and the
 //! runtime's threads stay free for heartbeats.
 
 use std::io::{self, Write};
@@ -18,12 +19,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Values;
+use super::batch::{Rows, Values};
 use super::error::ReportError;
 use super::reading::{Gate, Message, Reading};
 use super::source::SourceColumn;
 use crate::store::Upload;
-use crate::writer::{self, Column, Format, Options, Summary, WriteError};
+use crate::writer::{self, Column, Format, Options, RowEncoder, Summary, WriteError};
 
 /// Batches between the reader and the writer.
 const BATCHES_IN_FLIGHT: usize = 4;
@@ -139,6 +140,7 @@ pub async fn run(
     let (parts, mut outgoing) = mpsc::channel::<Bytes>(1);
     let sink = PartSink::new(parts, layout.part_bytes, Arc::clone(watch));
     let gate = Gate::new(batches, ceiling, sources.first().map_or(0, Vec::len), watch);
+    let encoder = RowEncoder::new(layout.format, &layout.columns, &layout.options);
     let writing =
         tokio::task::spawn_blocking(move || write(incoming, &sources, layout, ceiling, sink));
     let sending = async {
@@ -149,7 +151,7 @@ pub async fn run(
     };
     // Whichever side fails first ends the others: its channel closes.
     let moved = tokio::select! {
-        moved = futures::future::try_join(reading.read(gate), sending) => moved.map(|_| ()),
+        moved = futures::future::try_join(reading.read(gate, encoder), sending) => moved.map(|_| ()),
         () = watch.stop.cancelled() => Err(ReportError::Stopped),
     };
     drop(outgoing);
@@ -188,7 +190,8 @@ fn write(
     let mut source = sources.next().ok_or(WriteError::NoSuchSheet)?;
     let truncated = loop {
         match incoming.blocking_recv() {
-            Some(Message::Rows(batch)) => {
+            Some(Message::Rows(Rows::Encoded(rows))) => writer.append(rows)?,
+            Some(Message::Rows(Rows::Packed(batch))) => {
                 let mut values = batch.values();
                 for _ in 0..batch.rows() {
                     write_row(writer.as_mut(), &mut values, source)?;
@@ -223,11 +226,7 @@ fn write_row(
     source: &[SourceColumn],
 ) -> Result<(), ReportError> {
     for column in source {
-        let cell = column
-            .decoder
-            .decode(values.take())
-            .map_err(|source| ReportError::Decode { column: column.name.clone(), source })?;
-        writer.cell(cell)?;
+        writer.cell(column.decode(values.take())?)?;
     }
     Ok(writer.end_row()?)
 }

@@ -8,12 +8,13 @@ use futures::stream::BoxStream;
 use sqlx::postgres::PgRow;
 use tokio::sync::mpsc;
 
-use super::batch::Batch;
+use super::batch::{Batch, Rows};
 use super::error::ReportError;
 use super::parameters::Value;
 use super::pipeline::{Ceiling, Watch};
-use super::source::{CheckedQuery, Session};
+use super::source::{CheckedQuery, Session, Streaming};
 use super::split::Parts;
+use crate::writer::RowEncoder;
 
 /// A query of a run, with the values of its parameters.
 #[derive(Debug)]
@@ -34,11 +35,17 @@ pub enum Reading<'s> {
 }
 
 impl Reading<'_> {
-    /// Reads until there are no more rows, or one more than there may be.
-    pub(super) async fn read(self, gate: Gate<'_>) -> Result<(), ReportError> {
+    /// Reads until there are no more rows, or one more than there may be. `encoder` makes the
+    /// file's rows, where it can be had.
+    pub(super) async fn read(
+        self,
+        gate: Gate<'_>,
+        encoder: Option<RowEncoder>,
+    ) -> Result<(), ReportError> {
         match self {
+            // One reader is quicker when the writer's thread does it, beside it.
             Self::Queries(session, queries) => read_queries(session, queries, gate).await,
-            Self::Parts(parts) => parts.read(gate).await,
+            Self::Parts(parts) => parts.read(gate, encoder).await,
         }
     }
 }
@@ -68,22 +75,24 @@ async fn read_rows(
     gate: &mut Gate<'_>,
 ) -> Result<ControlFlow<()>, ReportError> {
     let mut batch = Batch::new();
+    let mut streaming = None;
     while let Some(row) = rows.try_next().await? {
         batch.push(&row, gate.columns)?;
         if batch.is_full() || batch.rows() as u64 > gate.room() {
+            streaming.get_or_insert_with(Streaming::begin);
             let full = std::mem::replace(&mut batch, Batch::new());
-            if gate.pass(full).await?.is_break() {
+            if gate.pass(Rows::Packed(full)).await?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
     }
-    gate.pass(batch).await
+    gate.pass(Rows::Packed(batch)).await
 }
 
 /// What the writer's thread is told.
 pub(super) enum Message {
     /// Some rows.
-    Rows(Batch),
+    Rows(Rows),
     /// What follows are the rows of the next query.
     NextSheet,
     /// There are no more rows; the sentence says why, if there were some.
@@ -110,29 +119,24 @@ impl<'w> Gate<'w> {
         Self { batches, ceiling, columns, rows: 0, watch }
     }
 
-    /// How many columns a row has.
-    pub const fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// How many more rows may come.
     const fn room(&self) -> u64 {
         self.ceiling.max_rows - self.rows
     }
 
     /// Hands a batch on. A break means that the writer wants no more.
-    pub async fn pass(&mut self, mut batch: Batch) -> Result<ControlFlow<()>, ReportError> {
+    pub async fn pass(&mut self, mut rows: Rows) -> Result<ControlFlow<()>, ReportError> {
         let max_rows = self.ceiling.max_rows;
         let room = self.room();
-        let is_over = batch.rows() as u64 > room;
+        let is_over = rows.rows() as u64 > room;
         if is_over {
             if !self.ceiling.truncate {
                 return Err(ReportError::RowLimit { max_rows });
             }
-            batch.truncate(usize::try_from(room).unwrap_or(usize::MAX), self.columns);
+            rows.truncate(usize::try_from(room).unwrap_or(usize::MAX), self.columns);
         }
-        self.rows += batch.rows() as u64;
-        if batch.rows() > 0 && self.batches.send(Message::Rows(batch)).await.is_err() {
+        self.rows += rows.rows() as u64;
+        if rows.rows() > 0 && self.batches.send(Message::Rows(rows)).await.is_err() {
             return Ok(ControlFlow::Break(())); // the writer has ended, and says why
         }
         self.watch.rows.store(self.rows, Ordering::Relaxed);

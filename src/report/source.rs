@@ -27,7 +27,7 @@ use super::choices::ChoicesCache;
 use super::decode::Decoder;
 use super::error::ReportError;
 use super::parameters::Value;
-use crate::writer::Precision;
+use crate::writer::{Cell, Precision};
 
 mod elsewhere;
 mod precision;
@@ -38,6 +38,7 @@ mod trials;
 
 pub use self::elsewhere::Signal;
 pub use self::ranges::{Key, KeyKind, Range, SnapshotName};
+pub(super) use self::sockets::Streaming;
 
 /// How long a new connection may take. Longer, and the server is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,6 +132,19 @@ pub struct SourceColumn {
     pub decoder: Decoder,
     /// What its type says of its numbers; for `numeric` see [`Session::find_precisions`].
     pub precision: Option<Precision>,
+}
+
+impl SourceColumn {
+    /// Reads one of its values; `None` is SQL NULL.
+    ///
+    /// # Errors
+    /// [`ReportError::Decode`]
+    #[inline]
+    pub(super) fn decode<'v>(&self, raw: Option<&'v [u8]>) -> Result<Cell<'v>, ReportError> {
+        self.decoder
+            .decode(raw)
+            .map_err(|source| ReportError::Decode { column: self.name.clone(), source })
+    }
 }
 
 impl ReportDatabase {

@@ -30,22 +30,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, FULL_BYTES};
+use super::batch::{FULL_BYTES, Gatherer, Rows};
 use super::error::ReportError;
 use super::parameters::Value;
 use super::reading::Gate;
 use super::source::{
     CheckedQuery, Key, KeyKind, Range, ReportDatabase, Session, SessionLimits, SourceColumn,
+    Streaming,
 };
+use crate::writer::RowEncoder;
 
 mod plan;
 
 /// Bytes of rows that may wait for their turn, in all.
-const AHEAD_BYTES: usize = 24 * 1024 * 1024;
+const AHEAD_BYTES: usize = 40 * 1024 * 1024;
 /// The same in batches.
 const AHEAD_PERMITS: usize = AHEAD_BYTES / FULL_BYTES;
-/// Batches on their way from the connection whose turn it is.
-const BATCHES_IN_TURN: usize = 4;
+/// Batches on their way from the connection whose turn it is; four blocks of rows that are
+/// as they stand in the file.
+const BATCHES_IN_TURN: usize = 16;
 /// How often the first connection looks whether it still lives when it has nothing to read. Its
 /// process is the one that is ended to end the report.
 const PING_EVERY: Duration = Duration::from_millis(250);
@@ -141,7 +144,11 @@ impl Parts {
     }
 
     /// Reads all ranges through the gate, in their order. Dropped, it closes the connections.
-    pub(super) async fn read(self, mut gate: Gate<'_>) -> Result<(), ReportError> {
+    pub(super) async fn read(
+        self,
+        mut gate: Gate<'_>,
+        encoder: Option<RowEncoder>,
+    ) -> Result<(), ReportError> {
         let Self { sessions, query, key, values, ranges } = self;
         let (turn, turns) = watch::channel(0);
         let mut results = Vec::with_capacity(ranges.len());
@@ -156,7 +163,6 @@ impl Parts {
             query,
             key,
             values,
-            columns: gate.columns(),
             todo: Mutex::new(todo),
             ahead: Arc::new(Semaphore::new(AHEAD_PERMITS)),
             in_turn: Arc::new(Semaphore::new(BATCHES_IN_TURN)),
@@ -166,7 +172,8 @@ impl Parts {
         let mut readers = JoinSet::new();
         let mut first = Some(done.clone());
         for session in sessions {
-            readers.spawn(read_ranges(session, Arc::clone(&shared), first.take()));
+            let rows = Gatherer::new(encoder.clone());
+            readers.spawn(read_ranges(session, rows, Arc::clone(&shared), first.take()));
         }
         drop(shared);
         let merged = tokio::select! {
@@ -194,7 +201,7 @@ struct Todo {
 #[derive(Debug)]
 enum Sent {
     /// Some rows, and the right to have them in memory.
-    Rows(Batch, OwnedSemaphorePermit),
+    Rows(Rows, OwnedSemaphorePermit),
     /// There are no more.
     End,
 }
@@ -205,7 +212,6 @@ struct Shared {
     query: CheckedQuery,
     key: Key,
     values: Vec<Value>,
-    columns: usize,
     todo: Mutex<VecDeque<Todo>>,
     /// Permits for batches that wait for their turn, one for each `FULL_BYTES`.
     ahead: Arc<Semaphore>,
@@ -248,11 +254,12 @@ impl Shared {
 /// everything is `done`.
 async fn read_ranges(
     mut session: Session,
+    mut gatherer: Gatherer,
     shared: Arc<Shared>,
     done: Option<CancellationToken>,
 ) -> Result<(), ReportError> {
     while let Some(todo) = shared.next() {
-        read_range(&mut session, &shared, todo).await?;
+        read_range(&mut session, &mut gatherer, &shared, todo).await?;
     }
     if let Some(done) = done {
         while tokio::time::timeout(PING_EVERY, done.cancelled()).await.is_err() {
@@ -265,24 +272,27 @@ async fn read_ranges(
 
 async fn read_range(
     session: &mut Session,
+    gatherer: &mut Gatherer,
     shared: &Shared,
     Todo { index, range, rows: sender }: Todo,
 ) -> Result<(), ReportError> {
     let mut rows = session.rows_in(&shared.query, shared.key, range, &shared.values)?;
-    let mut batch = Batch::new();
+    let mut streaming = None;
     loop {
         let row = rows.try_next().await?;
         if let Some(row) = &row {
-            batch.push(row, shared.columns)?;
+            gatherer.push(row, &shared.query.columns)?;
         }
-        let is_last = row.is_none();
-        if batch.is_full() || is_last && batch.rows() > 0 {
-            let permit = shared.permit(index, batch.size_bytes()).await;
-            let full = std::mem::replace(&mut batch, Batch::new());
-            // Without a receiver the merging has ended, and this task is about to be.
-            let _ = sender.send(Sent::Rows(full, permit));
+        if row.is_none() || gatherer.is_full() {
+            streaming.get_or_insert_with(Streaming::begin);
+            let full = gatherer.take();
+            if full.rows() > 0 {
+                let permit = shared.permit(index, full.size_bytes()).await;
+                // Without a receiver the merging has ended, and this task is about to be.
+                let _ = sender.send(Sent::Rows(full, permit));
+            }
         }
-        if is_last {
+        if row.is_none() {
             let _ = sender.send(Sent::End);
             return Ok(());
         }
@@ -299,8 +309,8 @@ async fn merge(
         turn.send_replace(index);
         loop {
             match result.recv().await {
-                Some(Sent::Rows(batch, permit)) => {
-                    if gate.pass(batch).await?.is_break() {
+                Some(Sent::Rows(rows, permit)) => {
+                    if gate.pass(rows).await?.is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                     drop(permit);

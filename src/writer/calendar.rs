@@ -194,7 +194,7 @@ const TABLE_END: i64 = 2_100;
 ///
 /// The offsets are those of the database built into this program (`chrono-tz`). A server built
 /// with the older "backzone" data shows other ones for some zones before 1970.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Zone {
     zone: Tz,
     /// Whether the clock still changes twice a year when the tables end.

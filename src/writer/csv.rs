@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::calendar::Zone;
+use super::encoder::EncodedRows;
 use super::output::Output;
 use super::text::push_text;
 use super::{Adjustment, Cell, Column, Options, Reader, RowWriter, Summary, WriteError};
@@ -30,15 +31,24 @@ const PIECE: usize = 128;
 #[derive(Debug)]
 pub struct CsvWriter<W> {
     out: Output<W>,
-    buffer: Vec<u8>,
+    lines: Lines,
+    rows: u64,
+    /// Cells in the rows that were appended.
+    guarded: u64,
+}
+
+/// Lines of a file, in memory.
+#[derive(Debug, Clone)]
+pub(super) struct Lines {
+    pub buffer: Vec<u8>,
     zone: Zone,
-    options: Options,
+    reader: Reader,
+    delimiter: u8,
     /// `COPY` quotes the marker `\.` when it would stand alone on its line.
     single_column: bool,
     row_is_empty: bool,
-    rows: u64,
-    /// Cells below the header.
-    guarded: u64,
+    /// Cells below the header that were guarded.
+    pub guarded: u64,
 }
 
 impl<W: Write> CsvWriter<W> {
@@ -46,41 +56,82 @@ impl<W: Write> CsvWriter<W> {
     ///
     /// # Errors
     /// [`WriteError::Io`] when `out` fails.
+    #[expect(clippy::needless_pass_by_value, reason = "every writer takes its columns")]
     pub fn new(columns: Vec<Column>, options: Options, out: W) -> Result<Self, WriteError> {
-        let mut writer = Self {
-            out: Output::new(out, options.compression)?,
+        let out = Output::new(out, options.compression)?;
+        let mut lines = Lines::new(&columns, &options);
+        if options.byte_order_mark {
+            lines.buffer.extend_from_slice("\u{feff}".as_bytes());
+        }
+        for column in &columns {
+            lines.begin_cell();
+            lines.push_string(if lines.for_spreadsheet() { &column.label } else { &column.name });
+        }
+        lines.end_line();
+        let mut writer = Self { out, lines: Lines { guarded: 0, ..lines }, rows: 0, guarded: 0 };
+        writer.out.take(&mut writer.lines.buffer, BLOCK)?;
+        Ok(writer)
+    }
+}
+
+impl Lines {
+    pub fn new(columns: &[Column], options: &Options) -> Self {
+        Self {
             buffer: Vec::with_capacity(BLOCK + BLOCK / 8),
             zone: Zone::new(options.time_zone),
+            reader: options.reader,
+            delimiter: options.delimiter,
             single_column: columns.len() == 1,
             row_is_empty: true,
-            rows: 0,
             guarded: 0,
-            options,
-        };
-        if writer.options.byte_order_mark {
-            writer.buffer.extend_from_slice("\u{feff}".as_bytes());
         }
-        for column in columns {
-            writer.begin_cell();
-            writer.push_string(if writer.for_spreadsheet() { &column.label } else { &column.name });
-        }
-        writer.end_line()?;
-        writer.guarded = 0;
-        Ok(writer)
     }
 
     fn for_spreadsheet(&self) -> bool {
-        self.options.reader == Reader::Spreadsheet
+        self.reader == Reader::Spreadsheet
     }
 
+    #[inline]
     fn begin_cell(&mut self) {
         if !self.row_is_empty {
-            self.buffer.push(self.options.delimiter);
+            self.buffer.push(self.delimiter);
         }
         self.row_is_empty = false;
     }
 
+    #[inline]
+    pub fn cell(&mut self, cell: Cell<'_>) {
+        self.begin_cell();
+        match cell {
+            Cell::Text(text) => self.push_string(text),
+            Cell::Json(text) => self.push_quotable("", text),
+            Cell::Bool(value) if self.for_spreadsheet() => {
+                self.buffer.extend_from_slice(if value { b"TRUE" } else { b"FALSE" });
+            }
+            // The text of these holds neither a quote, a line end nor one of the delimiters.
+            Cell::Null
+            | Cell::Bool(_)
+            | Cell::Int(_)
+            | Cell::Float4(_)
+            | Cell::Float8(_)
+            | Cell::Numeric(_)
+            | Cell::Bytes(_)
+            | Cell::Date(_)
+            | Cell::Timestamp(_)
+            | Cell::TimestampTz(_)
+            | Cell::Time(_)
+            | Cell::Uuid(_) => push_text(&mut self.buffer, cell, &mut self.zone),
+        }
+    }
+
+    #[inline]
+    pub fn end_line(&mut self) {
+        self.row_is_empty = true;
+        self.buffer.extend_from_slice(if self.for_spreadsheet() { b"\r\n" } else { b"\n" });
+    }
+
     /// Writes a text of the user's, which can be mistaken for a formula.
+    #[inline]
     fn push_string(&mut self, text: &str) {
         if self.for_spreadsheet() && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
             self.guarded += 1;
@@ -91,8 +142,9 @@ impl<W: Write> CsvWriter<W> {
     }
 
     /// Writes `prefix` and `text` as one field, quoted by the rules of `CopyAttributeOutCSV`.
+    #[inline]
     fn push_quotable(&mut self, prefix: &str, text: &str) {
-        let delimiter = self.options.delimiter;
+        let delimiter = self.delimiter;
         // Without a branch in the loop the compiler compares 16 or 32 bytes at a time.
         let special = text.bytes().fold(false, |found, byte| {
             found | (byte == delimiter) | (byte == b'"') | (byte == b'\n') | (byte == b'\r')
@@ -107,12 +159,6 @@ impl<W: Write> CsvWriter<W> {
         self.buffer.extend_from_slice(prefix.as_bytes());
         push_doubled(&mut self.buffer, text.as_bytes());
         self.buffer.push(b'"');
-    }
-
-    fn end_line(&mut self) -> Result<(), WriteError> {
-        self.row_is_empty = true;
-        self.buffer.extend_from_slice(if self.for_spreadsheet() { b"\r\n" } else { b"\n" });
-        Ok(self.out.take(&mut self.buffer, BLOCK)?)
     }
 }
 
@@ -136,41 +182,30 @@ fn push_doubled(out: &mut Vec<u8>, text: &[u8]) {
 
 impl<W: Write + Send> RowWriter for CsvWriter<W> {
     fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError> {
-        self.begin_cell();
-        match cell {
-            Cell::Text(text) => self.push_string(text),
-            Cell::Json(text) => self.push_quotable("", text),
-            Cell::Bool(value) if self.for_spreadsheet() => {
-                self.buffer.extend_from_slice(if value { b"TRUE" } else { b"FALSE" });
-            }
-            // The text of these holds neither a quote, a line end nor one of the delimiters.
-            Cell::Null
-            | Cell::Bool(_)
-            | Cell::Int(_)
-            | Cell::Float4(_)
-            | Cell::Float8(_)
-            | Cell::Numeric(_)
-            | Cell::Bytes(_)
-            | Cell::Date(_)
-            | Cell::Timestamp(_)
-            | Cell::TimestampTz(_)
-            | Cell::Time(_)
-            | Cell::Uuid(_) => push_text(&mut self.buffer, cell, &mut self.zone),
-        }
-        Ok(self.out.take(&mut self.buffer, LARGE)?)
+        self.lines.cell(cell);
+        Ok(self.out.take(&mut self.lines.buffer, LARGE)?)
     }
 
     fn end_row(&mut self) -> Result<(), WriteError> {
         self.rows += 1;
-        self.end_line()
+        self.lines.end_line();
+        Ok(self.out.take(&mut self.lines.buffer, BLOCK)?)
+    }
+
+    fn append(&mut self, mut rows: EncodedRows) -> Result<(), WriteError> {
+        self.rows += rows.rows() as u64;
+        self.guarded += rows.adjusted();
+        self.out.take(&mut self.lines.buffer, 0)?;
+        Ok(self.out.take(&mut rows.bytes, 0)?)
     }
 
     fn finish(mut self: Box<Self>, _truncated: Option<&str>) -> Result<Summary, WriteError> {
-        self.out.take(&mut self.buffer, 0)?;
+        self.out.take(&mut self.lines.buffer, 0)?;
         self.out.finish()?;
         let mut adjusted = BTreeMap::new();
-        if self.guarded > 0 {
-            adjusted.insert(Adjustment::FormulaGuarded, self.guarded);
+        let guarded = self.guarded + self.lines.guarded;
+        if guarded > 0 {
+            adjusted.insert(Adjustment::FormulaGuarded, guarded);
         }
         Ok(Summary { rows: self.rows, sheets: 1, adjusted, ..Summary::default() })
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 mod calendar;
 pub mod csv;
+mod encoder;
 mod file_type;
 pub mod ndjson;
 mod number;
@@ -24,6 +25,7 @@ mod tests;
 mod text;
 pub mod xlsx;
 
+pub use encoder::{EncodedRows, RowEncoder};
 pub use file_type::{
     Compression, FileType, Format, Incompressible, UnknownCompression, UnknownFormat,
 };
@@ -215,6 +217,15 @@ pub trait RowWriter: Send {
     /// Ends the current row.
     fn end_row(&mut self) -> Result<(), WriteError>;
 
+    /// Adds rows that a [`RowEncoder`] of the same columns and options has made.
+    ///
+    /// # Errors
+    /// [`WriteError::NotEncoded`] in formats that have no such encoder.
+    fn append(&mut self, rows: EncodedRows) -> Result<(), WriteError> {
+        drop(rows);
+        Err(WriteError::NotEncoded)
+    }
+
     /// Ends the sheet and goes on to the next of [`Options::more_sheets`].
     ///
     /// # Errors
@@ -308,6 +319,9 @@ pub enum WriteError {
     /// There is no further sheet.
     #[error("there is no further sheet")]
     NoSuchSheet,
+    /// The rows of this format cannot be made apart from their file.
+    #[error("the format takes no rows that were made apart from it")]
+    NotEncoded,
     /// A row has more cells than there are columns.
     #[error("a row has more than the {columns} cells of its columns")]
     TooManyCells {

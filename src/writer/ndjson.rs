@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::calendar::{Style, Zone, push_timestamp, push_timestamp_tz};
+use super::encoder::EncodedRows;
 use super::number::{held_decimal, push_float, push_int};
 use super::output::Output;
 use super::text::push_text;
@@ -38,13 +39,21 @@ const LAST_EXACT: u64 = 1 << 53;
 #[derive(Debug)]
 pub struct NdjsonWriter<W> {
     out: Output<W>,
-    buffer: Vec<u8>,
+    lines: Lines,
+    rows: u64,
+    /// Numbers in the rows that were appended.
+    numbers_as_text: u64,
+}
+
+/// Lines of a file, in memory.
+#[derive(Debug, Clone)]
+pub(super) struct Lines {
+    pub buffer: Vec<u8>,
     /// `{"a":` for the first column, `,"b":` for those after it.
     keys: Vec<Box<[u8]>>,
     next_column: usize,
     zone: Zone,
-    rows: u64,
-    numbers_as_text: u64,
+    pub numbers_as_text: u64,
 }
 
 impl<W: Write> NdjsonWriter<W> {
@@ -54,21 +63,26 @@ impl<W: Write> NdjsonWriter<W> {
     /// [`WriteError::Io`] when there is no memory for a compressor.
     #[expect(clippy::needless_pass_by_value, reason = "every writer takes its columns")]
     pub fn new(columns: Vec<Column>, options: Options, out: W) -> Result<Self, WriteError> {
-        let keys = unique_names(&columns).into_iter().enumerate().map(|(index, name)| {
+        let out = Output::new(out, options.compression)?;
+        Ok(Self { out, lines: Lines::new(&columns, &options), rows: 0, numbers_as_text: 0 })
+    }
+}
+
+impl Lines {
+    pub fn new(columns: &[Column], options: &Options) -> Self {
+        let keys = unique_names(columns).into_iter().enumerate().map(|(index, name)| {
             let mut key = vec![if index == 0 { b'{' } else { b',' }];
             push_string(&mut key, &name);
             key.push(b':');
             key.into_boxed_slice()
         });
-        Ok(Self {
-            out: Output::new(out, options.compression)?,
+        Self {
             buffer: Vec::with_capacity(BLOCK + BLOCK / 8),
             keys: keys.collect(),
             next_column: 0,
             zone: Zone::new(options.time_zone),
-            rows: 0,
             numbers_as_text: 0,
-        })
+        }
     }
 
     /// Writes what a string without anything to escape holds.
@@ -92,10 +106,8 @@ impl<W: Write> NdjsonWriter<W> {
             self.buffer.push(b'"');
         }
     }
-}
 
-impl<W: Write + Send> RowWriter for NdjsonWriter<W> {
-    fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError> {
+    pub fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError> {
         let Some(key) = self.keys.get(self.next_column) else {
             return Err(WriteError::TooManyCells { columns: self.keys.len() });
         };
@@ -129,22 +141,41 @@ impl<W: Write + Send> RowWriter for NdjsonWriter<W> {
                 self.push_quoted(|out, zone| push_text(out, cell, zone));
             }
         }
-        Ok(self.out.take(&mut self.buffer, LARGE)?)
+        Ok(())
+    }
+
+    pub fn end_line(&mut self) {
+        self.buffer.extend_from_slice(if self.next_column == 0 { b"{}\n" } else { b"}\n" });
+        self.next_column = 0;
+    }
+}
+
+impl<W: Write + Send> RowWriter for NdjsonWriter<W> {
+    fn cell(&mut self, cell: Cell<'_>) -> Result<(), WriteError> {
+        self.lines.cell(cell)?;
+        Ok(self.out.take(&mut self.lines.buffer, LARGE)?)
     }
 
     fn end_row(&mut self) -> Result<(), WriteError> {
-        self.buffer.extend_from_slice(if self.next_column == 0 { b"{}\n" } else { b"}\n" });
-        self.next_column = 0;
         self.rows += 1;
-        Ok(self.out.take(&mut self.buffer, BLOCK)?)
+        self.lines.end_line();
+        Ok(self.out.take(&mut self.lines.buffer, BLOCK)?)
+    }
+
+    fn append(&mut self, mut rows: EncodedRows) -> Result<(), WriteError> {
+        self.rows += rows.rows() as u64;
+        self.numbers_as_text += rows.adjusted();
+        self.out.take(&mut self.lines.buffer, 0)?;
+        Ok(self.out.take(&mut rows.bytes, 0)?)
     }
 
     fn finish(mut self: Box<Self>, _truncated: Option<&str>) -> Result<Summary, WriteError> {
-        self.out.take(&mut self.buffer, 0)?;
+        self.out.take(&mut self.lines.buffer, 0)?;
         self.out.finish()?;
         let mut adjusted = BTreeMap::new();
-        if self.numbers_as_text > 0 {
-            adjusted.insert(Adjustment::NumberAsText, self.numbers_as_text);
+        let numbers_as_text = self.numbers_as_text + self.lines.numbers_as_text;
+        if numbers_as_text > 0 {
+            adjusted.insert(Adjustment::NumberAsText, numbers_as_text);
         }
         Ok(Summary { rows: self.rows, sheets: 1, adjusted, ..Summary::default() })
     }

@@ -32,6 +32,7 @@ pub(super) const fn quad(value: u32) -> [u8; 4] {
 }
 
 /// Appends a whole number.
+#[inline]
 pub(super) fn push_int(out: &mut Vec<u8>, value: i64) {
     if value < 0 {
         out.push(b'-');
@@ -39,6 +40,7 @@ pub(super) fn push_int(out: &mut Vec<u8>, value: i64) {
     push_unsigned(out, value.unsigned_abs());
 }
 
+#[inline]
 fn push_unsigned(out: &mut Vec<u8>, mut value: u64) {
     // `u64::MAX` has 20 digits.
     let mut digits = [0; 20];

@@ -6,6 +6,7 @@ use super::calendar::{Style, Zone, push_date, push_time, push_timestamp, push_ti
 use super::number::{push_float, push_int, push_numeric};
 
 /// Appends the text of a value; nothing for NULL.
+#[inline]
 pub(super) fn push_text(out: &mut Vec<u8>, cell: Cell<'_>, zone: &mut Zone) {
     match cell {
         Cell::Null => {}

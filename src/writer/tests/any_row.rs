@@ -8,7 +8,7 @@ use ::parquet::record::Field;
 use proptest::collection::vec;
 
 use super::*;
-use crate::writer::Precision;
+use crate::writer::{Precision, RowEncoder};
 
 /// Microseconds from 1970-01-01 to 2000-01-01.
 const EPOCH: i64 = 10_957 * 86_400_000_000;
@@ -118,13 +118,18 @@ fn json() -> impl Strategy<Value = String> {
     vec(text(), 0..3).prop_map(|list| serde_json::to_string_pretty(&list).unwrap())
 }
 
-fn write(format: Format, columns: &[Cells], rows: usize) -> Vec<u8> {
-    let sink = Sink::default();
+fn described(columns: &[Cells]) -> Vec<Column> {
     let described = columns.iter().enumerate().map(|(index, Cells { kind, precision, .. })| {
         let precision = *precision;
         Column { precision, ..column(&format!("c{index}"), *kind) }
     });
-    let mut file = open(format, described.collect(), Options::default(), sink.clone()).unwrap();
+    described.collect()
+}
+
+fn write(format: Format, columns: &[Cells], rows: usize) -> Vec<u8> {
+    let sink = Sink::default();
+    let options = Options::default();
+    let mut file = open(format, described(columns), options, sink.clone()).unwrap();
     for row in 0..rows {
         for Cells { cells, .. } in columns {
             cells[row].give(|cell| file.cell(cell)).unwrap();
@@ -163,6 +168,74 @@ proptest! {
             prop_assert_eq!(lines[row], format!("{{{}}}", members.join(",")));
             serde_json::from_str::<serde_json::Value>(lines[row]).unwrap();
         }
+    }
+}
+
+/// Any text format, with any options that decide what its rows look like.
+fn any_text_format() -> impl Strategy<Value = (Format, Options)> {
+    let formats = prop_oneof![Just(Format::Csv), Just(Format::Ndjson)];
+    let delimiters = prop::sample::select(vec![b',', b';', b'\t', b'|']);
+    let compressions = prop_oneof![Just(None), Just(Some(Compression::Gzip))];
+    (formats, any::<bool>(), any::<bool>(), delimiters, compressions).prop_map(
+        |(format, for_people, byte_order_mark, delimiter, compression)| {
+            let reader = if for_people { Reader::Spreadsheet } else { Reader::Machine };
+            let time_zone = chrono_tz::Tz::America__St_Johns;
+            let options = Options {
+                reader,
+                byte_order_mark,
+                delimiter,
+                compression,
+                time_zone,
+                ..Options::default()
+            };
+            (format, options)
+        },
+    )
+}
+
+proptest! {
+    /// Whatever is made apart, in blocks of any size, and cut anywhere: it is the same file.
+    #[test]
+    fn rows_made_apart_are_those_of_the_writer(
+        (rows, columns) in
+            (0..9_usize).prop_flat_map(|rows| (Just(rows), vec(any_cells(rows), 1..5))),
+        (format, options) in any_text_format(),
+        block in 1..4_usize,
+        kept in 0..9_usize,
+    ) {
+        let kept = kept.min(rows);
+        let file = |apart: bool| {
+            let sink = Sink::default();
+            let described = described(&columns);
+            let mut encoder = RowEncoder::new(format, &described, &options).unwrap();
+            let mut file = open(format, described, options.clone(), sink.clone()).unwrap();
+            for first in (0..rows).step_by(block) {
+                let block = first..rows.min(first + block);
+                let room = kept.saturating_sub(first);
+                for row in block.clone() {
+                    for Cells { cells, .. } in &columns {
+                        if apart {
+                            cells[row].give(|cell| encoder.cell(cell)).unwrap();
+                        } else if row < kept {
+                            cells[row].give(|cell| file.cell(cell)).unwrap();
+                        }
+                    }
+                    if apart {
+                        encoder.end_row();
+                    } else if row < kept {
+                        file.end_row().unwrap();
+                    }
+                }
+                if apart {
+                    assert_eq!(encoder.rows(), block.len());
+                    let mut made = encoder.take();
+                    made.truncate(room);
+                    file.append(made).unwrap();
+                }
+            }
+            (file.finish(None).unwrap(), sink.bytes())
+        };
+        prop_assert_eq!(file(true), file(false));
     }
 }
 
