@@ -1,8 +1,8 @@
 //! The whole service on many machines, played by processes of this one, while they are killed, and
 //! while everything that they stand on breaks at random. At the end an auditor sums.
 //!
-//! `make soak` runs the second test for 15 minutes. What broke, and when, is printed with the seed,
-//! and the seed breaks the same things in the same order again.
+//! The test suite runs the second test for 90 seconds, `make soak` for 15 minutes. What broke, and
+//! when, is printed with the seed, and the seed breaks the same things in the same order again.
 
 mod auditor;
 mod chance;
