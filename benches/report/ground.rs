@@ -38,7 +38,7 @@ select 200 * (1 + n % 1000), 'user.updated', 'users', 1 + n % 200000,
   from generate_series(1, 1000000) n";
 
 /// Policies that no ceiling and no sign of load stops: the machine is busy by intention.
-const POLICIES: [(&str, &str); 2] = [
+const POLICIES: [(&str, &str); 3] = [
     (
         "archive-audit-logs.toml",
         r#"kind = "archive"
@@ -48,6 +48,18 @@ limits = { chunk_target = "50ms" }
 [[table]]
 name = "audit_logs"
 age = "created_at"
+after = "5 years"
+"#,
+    ),
+    (
+        "anonymize-users.toml",
+        r#"kind = "anonymize"
+description = "All accounts."
+owner = "bench"
+limits = { chunk_target = "50ms" }
+[[table]]
+name = "users"
+age = "date_joined"
 after = "5 years"
 "#,
     ),
@@ -88,6 +100,8 @@ impl Ground {
         ground.write_files()?;
         ground.create(TEMPLATE, "")?;
         ground.registrar(TEMPLATE, &["migrate", "up"])?;
+        // For the age of a policy.
+        ground.sql(TEMPLATE, "create index on users (date_joined)")?;
         // On the empty tables: the first run of an archive makes its table.
         for (policy, _) in POLICIES {
             ground.run_policy(TEMPLATE, policy.trim_end_matches(".toml"))?;

@@ -55,6 +55,26 @@ const ARCHIVE: Pair = Pair {
                                                          and $1 * 7919 % 1000000 + 50",
 };
 
+const ANONYMIZE: Pair = Pair {
+    name: "anonymize_vs_single_update",
+    policy: "anonymize-users",
+    rows: 200_000,
+    count: "select count(*) from users where email like '%@erased.invalid'",
+    statement: "update users
+                   set username = left(md5('u' || id), 24),
+                       email = left(md5('e' || id), 24) || '@erased.invalid',
+                       password = '!' || left(md5('p' || id) || md5('q' || id), 40),
+                       first_name = null, last_name = null, last_login = null,
+                       phone_number = null, address = null, postal_code = null,
+                       profile_picture = null,
+                       date_of_birth = date_trunc('year', date_of_birth)::date
+                 where date_joined < now() - interval '5 years'",
+    vacuum: "vacuum (analyze) users",
+    write: "update users set city = 'Harare' where id = 1 + $1 * 7919 % 200000",
+    read: "select count(*) from users where id between $1 * 7919 % 200000
+                                                    and $1 * 7919 % 200000 + 50",
+};
+
 const PURGE: Pair = Pair {
     name: "purge_vs_single_delete",
     policy: "purge-deleted-users",
@@ -74,6 +94,15 @@ pub fn archive(
     report: &mut Map<String, Value>,
 ) -> anyhow::Result<()> {
     compare(&ARCHIVE, "archive_worst_wait_ms", ground, runs, report)
+}
+
+/// Measures that two hundred thousand accounts are made anonymous.
+pub fn anonymize(
+    ground: &Ground,
+    runs: usize,
+    report: &mut Map<String, Value>,
+) -> anyhow::Result<()> {
+    compare(&ANONYMIZE, "anonymize_worst_wait_ms", ground, runs, report)
 }
 
 /// Measures the deletion of a thousand accounts.

@@ -28,17 +28,19 @@ const LONG_RUNS: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Archive,
+    Anonymize,
     Purge,
     Backup,
     Queue,
 }
 
 impl Operation {
-    const ALL: [Self; 4] = [Self::Archive, Self::Purge, Self::Backup, Self::Queue];
+    const ALL: [Self; 5] = [Self::Archive, Self::Anonymize, Self::Purge, Self::Backup, Self::Queue];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Archive => "archive",
+            Self::Anonymize => "anonymize",
             Self::Purge => "purge",
             Self::Backup => "backup",
             Self::Queue => "queue",
@@ -161,6 +163,7 @@ fn operate(
     for operation in chosen {
         match operation {
             Operation::Archive => lifecycle::archive(&ground, runs, report)?,
+            Operation::Anonymize => lifecycle::anonymize(&ground, runs, report)?,
             Operation::Purge => lifecycle::purge(&ground, runs, report)?,
             Operation::Backup => backup::run(&ground, runs, report)?,
             Operation::Queue => queue::run(&ground, report)?,

@@ -397,6 +397,11 @@ fn show_preview(preview: &Preview) -> anyhow::Result<()> {
         note(format!("warning: {warning}"));
     }
     for table in &preview.tables {
+        let treats = table.treats.iter().map(|t| format!("{} ({})", t.column, t.treat));
+        let treats: Vec<_> = treats.collect();
+        if !treats.is_empty() {
+            note(format!("rows of `{}` stay: {}", table.table, treats.join(", ")));
+        }
         if let Some(people) = table.to_erase.filter(|people| *people > 0) {
             note(format!(
                 "{people} of `{}` that others reference are kept, and their erasure is asked for",

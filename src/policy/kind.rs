@@ -17,6 +17,9 @@ pub enum Kind {
     Archive(Archive),
     /// Carries out erasures.
     Anonymize(Anonymize),
+    /// Makes old rows anonymous.
+    #[serde(rename = "anonymize")]
+    AnonymizeRows(AnonymizeRows),
     /// Deletes old rows.
     Purge(Purge),
     /// Deletes report results past their time.
@@ -36,7 +39,7 @@ impl Kind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Archive(_) => "archive",
-            Self::Anonymize(_) => "anonymize",
+            Self::Anonymize(_) | Self::AnonymizeRows(_) => "anonymize",
             Self::Purge(_) => "purge",
             Self::ExpireResults(_) => "expire-results",
             Self::Backup(_) => "backup",
@@ -49,7 +52,7 @@ impl Kind {
     /// Whether it moves, changes or deletes rows of the application.
     pub fn is_destructive(&self) -> bool {
         match self {
-            Self::Archive(_) | Self::Anonymize(_) | Self::Purge(_) => true,
+            Self::Archive(_) | Self::Anonymize(_) | Self::AnonymizeRows(_) | Self::Purge(_) => true,
             Self::ExpireResults(_)
             | Self::Backup(_)
             | Self::VerifyBackup(_)
@@ -104,7 +107,7 @@ pub enum ExportFormat {
     Parquet,
 }
 
-/// `kind = "anonymize"`
+/// `kind = "anonymize"` of people
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Anonymize {
     /// The table whose rows are people.
@@ -155,6 +158,30 @@ pub enum OnFewerThanK {
     Report,
     /// The run fails, after its work.
     Fail,
+}
+
+/// `kind = "anonymize"` of rows
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AnonymizeRows {
+    /// At least one, none twice.
+    #[serde(rename = "table")]
+    pub tables: Vec<AnonymizeTable>,
+}
+
+/// A table whose old rows are made anonymous, as the classification says of each column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AnonymizeTable {
+    /// The table, live or archived.
+    pub name: TableName,
+    /// What tells its age.
+    pub age: AgePath,
+    /// How old it must be.
+    pub after: Age,
+    /// What else must hold of the row and its parents.
+    #[serde(rename = "where")]
+    pub condition: Option<Condition>,
+    /// The columns that are treated; empty: all that have a treatment.
+    pub columns: Vec<ColumnName>,
 }
 
 /// `kind = "purge"`

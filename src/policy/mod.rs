@@ -34,9 +34,10 @@ pub use condition::{Condition, ConditionError};
 pub use conduct::{Approval, ApprovalRule, CatchUp, Limits, Overlap, PauseWhen, Schedule, Share};
 pub use fault::{PolicyError, PolicyFault};
 pub use kind::{
-    Anonymize, AnonymizeOrder, AnonymizeWhen, Archive, ArchiveTable, Backup, BackupEngine,
-    BackupVerification, ExpireResults, Export, ExportFormat, IfReferenced, KAnonymity, Keep, Kind,
-    OnFewerThanK, PruneBackups, Purge, PurgeTable, ScheduledReport, VerifyBackup,
+    Anonymize, AnonymizeOrder, AnonymizeRows, AnonymizeTable, AnonymizeWhen, Archive, ArchiveTable,
+    Backup, BackupEngine, BackupVerification, ExpireResults, Export, ExportFormat, IfReferenced,
+    KAnonymity, Keep, Kind, OnFewerThanK, PruneBackups, Purge, PurgeTable, ScheduledReport,
+    VerifyBackup,
 };
 pub use name::{ColumnName, NameError, PolicyName, TableName};
 
@@ -145,6 +146,7 @@ impl Policies {
             | Kind::PruneBackups(PruneBackups { backup }) => Some((policy, backup)),
             Kind::Archive(_)
             | Kind::Anonymize(_)
+            | Kind::AnonymizeRows(_)
             | Kind::Purge(_)
             | Kind::ExpireResults(_)
             | Kind::Backup(_)

@@ -12,9 +12,10 @@ use super::conduct::{
 };
 use super::fault::PolicyFault;
 use super::kind::{
-    Anonymize, AnonymizeOrder, AnonymizeWhen, Archive, ArchiveTable, Backup, BackupEngine,
-    BackupVerification, ExpireResults, Export, ExportFormat, IfReferenced, KAnonymity, Keep, Kind,
-    OnFewerThanK, PruneBackups, Purge, PurgeTable, ScheduledReport, VerifyBackup,
+    Anonymize, AnonymizeOrder, AnonymizeRows, AnonymizeTable, AnonymizeWhen, Archive, ArchiveTable,
+    Backup, BackupEngine, BackupVerification, ExpireResults, Export, ExportFormat, IfReferenced,
+    KAnonymity, Keep, Kind, OnFewerThanK, PruneBackups, Purge, PurgeTable, ScheduledReport,
+    VerifyBackup,
 };
 use super::name::{PolicyName, TableName};
 use super::reader::{Item, Reader, Source};
@@ -176,6 +177,10 @@ fn read_kind(root: &Reader<'_, '_>) -> Option<Kind> {
     match item.text()? {
         "archive" => tables(root, read_archive_table, |table| &table.name)
             .map(|tables| Kind::Archive(Archive { tables })),
+        "anonymize" if root.optional("table").is_some() => {
+            tables(root, read_anonymize_table, |table| &table.name)
+                .map(|tables| Kind::AnonymizeRows(AnonymizeRows { tables }))
+        }
         "anonymize" => read_anonymize(root).map(Kind::Anonymize),
         "purge" => tables(root, read_purge_table, |table| &table.name)
             .map(|tables| Kind::Purge(Purge { tables })),
@@ -282,6 +287,26 @@ fn read_purge_table(table: Reader<'_, '_>) -> Option<PurgeTable> {
         after: after?,
         condition: condition?,
         if_referenced: if_referenced?,
+    })
+}
+
+fn read_anonymize_table(table: Reader<'_, '_>) -> Option<AnonymizeTable> {
+    let name = table.required("name").and_then(|item| item.parse());
+    let age = table.required("age").and_then(|item| item.parse());
+    let after = table.required("after").and_then(|item| item.parse());
+    let condition = optional(&table, "where", Item::parse);
+    choice(&table, "when_null", &[("indeterminate", ())], ());
+    let columns = match table.optional("columns") {
+        Some(item) => item.each(MOST, Item::parse),
+        None => Some(Vec::new()),
+    };
+    table.finish();
+    Some(AnonymizeTable {
+        name: name?,
+        age: age?,
+        after: after?,
+        condition: condition?,
+        columns: columns?,
     })
 }
 

@@ -16,7 +16,7 @@ use super::chunk::{Attempt, ChunkLoop};
 use super::error::RetentionError;
 use super::export::{self, Exporter};
 use super::guard::Guard;
-use super::keyring::Keyring;
+use super::keyring::{KeyError, Keyring};
 use super::moves::Move;
 use super::people_ledger::PeopleLedger;
 use super::plan::{Plan, preview};
@@ -24,6 +24,7 @@ use super::reference::References;
 use super::rule::{Action, Rule};
 use super::run::{self, Claimed, RunTable};
 use super::sql::{Ident, TableName, dynamic};
+use super::treat::{Treat, Treats, look as look_at};
 use super::walk::{From, Walk};
 use crate::policy::{ApprovalRule, Classification, Policy};
 use crate::store::Store;
@@ -64,7 +65,8 @@ pub async fn run(
     check_unchanged(policy, claimed)?;
     let mut connection = db.acquire().await?;
     let catalog = Catalog::read(&mut connection).await?;
-    let plan = Plan::compile(&mut connection, &catalog, policy, claimed.as_of).await?;
+    let plan =
+        Plan::compile(&mut connection, &catalog, classification, policy, claimed.as_of).await?;
     let known = run::tables_of(&mut connection, claimed.id).await?;
     let guard = Guard::load(&mut connection, classification).await?;
     drop(connection);
@@ -72,13 +74,13 @@ pub async fn run(
     let run = (claimed, attempt);
     let ledger = PeopleLedger::new(store, keyring, classification, &catalog, rules, run)?;
     if known.is_empty()
-        && let Some(why) = look(db, &catalog, policy, &plan, &guard, claimed, attempt).await?
+        && let Some(why) = look(db, &catalog, keyring, policy, &plan, &guard, run).await?
     {
         return Ok(Outcome::NeedsApproval(why));
     }
     let time_zone = policy.time_zone;
     let (catalog, guard, ledger) = (&catalog, &guard, ledger.as_ref());
-    let worker = Worker { db, store, ledger, catalog, attempt, guard, time_zone };
+    let worker = Worker { db, store, ledger, keyring, catalog, attempt, guard, time_zone };
     let mut chunks = ChunkLoop::new(db, attempt, policy.limits, policy.time_zone);
     let mut position = 0;
     for group in &plan.groups {
@@ -98,6 +100,7 @@ pub async fn run(
 /// [`RetentionError`]
 pub async fn preview_policy(
     connection: &mut PgConnection,
+    keyring: Option<&Keyring>,
     policy: &Policy,
     classification: &Arc<Classification>,
     as_of: Option<chrono::DateTime<chrono::Utc>>,
@@ -108,10 +111,10 @@ pub async fn preview_policy(
     };
     set_zone(connection, policy.time_zone).await?;
     let catalog = Catalog::read(connection).await?;
-    let plan = Plan::compile(connection, &catalog, policy, as_of).await?;
+    let plan = Plan::compile(connection, &catalog, classification, policy, as_of).await?;
     let guard = Guard::load(connection, classification).await?;
     let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
-    preview(connection, &catalog, &held, policy, &plan).await
+    preview(connection, &catalog, &held, keyring, policy, &plan).await
 }
 
 /// Previews, compares with what the person saw, and stores the tables. Returns why a second person
@@ -119,18 +122,18 @@ pub async fn preview_policy(
 async fn look(
     db: &PgPool,
     catalog: &Catalog,
+    keyring: Option<&Keyring>,
     policy: &Policy,
     plan: &Plan,
     guard: &Guard,
-    claimed: &Claimed,
-    attempt: &Attempt,
+    (claimed, attempt): (&Claimed, &Attempt),
 ) -> Result<Option<String>, RetentionError> {
     let mut tx = db.begin().await?;
     // One snapshot for all tables.
     sqlx::query("set transaction isolation level repeatable read").execute(&mut *tx).await?;
     set_zone(&mut tx, policy.time_zone).await?;
     let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
-    let found = preview(&mut tx, catalog, &held, policy, plan).await?;
+    let found = preview(&mut tx, catalog, &held, keyring, policy, plan).await?;
     tx.commit().await?;
     admit(db, &found, policy, claimed, attempt).await
 }
@@ -198,6 +201,7 @@ struct Worker<'a> {
     db: &'a PgPool,
     store: &'a Store,
     ledger: Option<&'a PeopleLedger<'a>>,
+    keyring: Option<&'a Keyring>,
     catalog: &'a Catalog,
     attempt: &'a Attempt,
     guard: &'a Guard,
@@ -282,9 +286,19 @@ impl Worker<'_> {
                     None => self.begin_walk(&mut connection, placed, rule, old).await?,
                 };
                 let Some((walk, from, last_key)) = begun else { continue };
-                let mut step = self.step(placed, rule, walk, from, last_key);
-                chunks.run(&mut step).await?;
-                *walked.get_or_insert(0) += step.moved;
+                let done = match &rule.treats {
+                    Some(treats) => {
+                        let mut step = self.treat(placed, rule, treats, (walk, from, last_key))?;
+                        chunks.run(&mut step).await?;
+                        step.moved
+                    }
+                    None => {
+                        let mut step = self.step(placed, rule, walk, from, last_key);
+                        chunks.run(&mut step).await?;
+                        step.moved
+                    }
+                };
+                *walked.get_or_insert(0) += done;
             }
             let Some(walked) = walked else { break };
             moved += walked;
@@ -293,7 +307,9 @@ impl Worker<'_> {
                 break;
             }
             old = left;
-            idle = if walked == 0 { idle + 1 } else { 0 };
+            // Rows that stay can be written to again and again: that has an end too.
+            let is_idle = walked == 0 || placed.rule.action == Action::Anonymize;
+            idle = if is_idle { idle + 1 } else { 0 };
             if idle >= MAX_IDLE_PASSES {
                 tracing::warn!(
                     table = placed.rule.table.plain(),
@@ -332,6 +348,8 @@ impl Worker<'_> {
     ) -> Result<Option<(Walk<'s>, From, Vec<String>)>, RetentionError> {
         let mut tx = connection.begin().await?;
         set_zone(&mut tx, self.time_zone).await?;
+        // Of rows that stay, those were counted that are not yet as they should be.
+        let old = (rule.action != Action::Anonymize).then_some(old);
         let walk = Walk::choose(&mut tx, self.catalog, rule, old, placed.table.total).await?;
         let Some((first, last)) = walk.bounds(&mut tx).await? else { return Ok(None) };
         self.beat(&mut tx).await?;
@@ -367,6 +385,34 @@ impl Worker<'_> {
         }
     }
 
+    fn treat<'s>(
+        &'s self,
+        placed: &Placed<'_>,
+        rule: &'s Rule,
+        treats: &'s Treats,
+        (walk, from, last_key): (Walk<'s>, From, Vec<String>),
+    ) -> Result<Treat<'s>, RetentionError> {
+        Ok(Treat {
+            rule,
+            treats,
+            keyring: self.keys()?,
+            store: self.store,
+            run_id: self.attempt.run_id,
+            position: placed.table.position,
+            walk,
+            from,
+            last_key,
+            moved: 0,
+            guard: self.guard.clone(),
+            elsewhere: Duration::ZERO,
+        })
+    }
+
+    fn keys(&self) -> Result<&Keyring, RetentionError> {
+        let none = || RetentionError::refused("bad_keys", KeyError::NoKeys.to_string());
+        self.keyring.ok_or_else(none)
+    }
+
     /// Makes what the first chunk needs.
     async fn prepare(&self, placed: &Placed<'_>) -> Result<(), RetentionError> {
         let mut tx = self.db.begin().await?;
@@ -398,24 +444,14 @@ impl Worker<'_> {
         let held = |table: &TableName, alias: &Ident| guard.predicate(table, alias);
         let references = References::now(self.catalog, &held);
         let rule = placed.rule;
-        let row = sqlx::query(dynamic(format!(
-            "select count(*) filter (where held) as held,
-                    count(*) filter (where not held and blocked) as blocked,
-                    count(*) filter (where not held and not blocked) as free
-               from (select {held} as held, {blocked} as blocked
-                       from {table} as {alias}
-                      where {eligible}) eligible",
-            held = references.is_held(rule),
-            blocked = references.is_blocked_at_any_depth(rule),
-            table = rule.table,
-            alias = rule.alias(),
-            eligible = rule.is_eligible(),
-        )))
-        .persistent(false)
-        .fetch_one(&mut *tx)
-        .await?;
-        let free: i64 = row.get("free");
-        let (held, blocked) = (row.get("held"), row.get("blocked"));
+        let (held, blocked, free) = match &rule.treats {
+            Some(treats) => {
+                let held = references.is_held(rule);
+                let found = look_at(&mut tx, rule, treats, self.keys()?, &held).await?;
+                (found.held, 0, found.free)
+            }
+            None => count_left(&mut tx, &references, rule).await?,
+        };
         let (run_id, position) = (self.attempt.run_id, placed.table.position);
         self.beat(&mut tx).await?;
         run::store_counts(&mut tx, run_id, position, held, blocked, free).await?;
@@ -445,6 +481,31 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Rows that are old enough: held, blocked, and free to go.
+async fn count_left(
+    connection: &mut PgConnection,
+    references: &References<'_>,
+    rule: &Rule,
+) -> Result<(i64, i64, i64), RetentionError> {
+    let row = sqlx::query(dynamic(format!(
+        "select count(*) filter (where held) as held,
+                count(*) filter (where not held and blocked) as blocked,
+                count(*) filter (where not held and not blocked) as free
+           from (select {held} as held, {blocked} as blocked
+                   from {table} as {alias}
+                  where {eligible}) eligible",
+        held = references.is_held(rule),
+        blocked = references.is_blocked_at_any_depth(rule),
+        table = rule.table,
+        alias = rule.alias(),
+        eligible = rule.is_eligible(),
+    )))
+    .persistent(false)
+    .fetch_one(connection)
+    .await?;
+    Ok((row.get("held"), row.get("blocked"), row.get("free")))
 }
 
 /// Gives room back or looks at a table anew. Autovacuum does the same later, and the rows are where

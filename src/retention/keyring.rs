@@ -100,6 +100,11 @@ impl Keyring {
         self.keys.keys().map(String::as_str)
     }
 
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.values()
+    }
+
     /// A key by name.
     ///
     /// # Errors

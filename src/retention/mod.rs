@@ -35,5 +35,6 @@ pub mod restore;
 pub mod rule;
 pub mod run;
 pub mod sql;
+pub mod treat;
 pub mod treatment;
 pub mod walk;

@@ -458,11 +458,13 @@ impl Move<'_> {
             Action::Archive => format!(
                 "(select count(*) as rows, coalesce(bit_xor(hash), 0) as hash from kept_{number})"
             ),
-            Action::Purge => "(select 0::bigint as rows, 0::bigint as hash)".to_owned(),
+            Action::Purge | Action::Anonymize => {
+                "(select 0::bigint as rows, 0::bigint as hash)".to_owned()
+            }
         };
         let left = match self.rule.action {
             Action::Archive => row_hash(table, "g", &columns),
-            Action::Purge => "0::bigint".to_owned(),
+            Action::Purge | Action::Anonymize => "0::bigint".to_owned(),
         };
         format!(
             "select {number} as number, l.*, k.rows as kept, k.hash as kept_hash

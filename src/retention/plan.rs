@@ -16,11 +16,14 @@ use sqlx::{PgConnection, Row};
 use super::archive::origin;
 use super::catalog::{Catalog, OnDelete};
 use super::error::RetentionError;
+use super::keyring::{KeyError, Keyring};
 use super::reference::{HeldSql, References};
 use super::rule::{Action, Along, Cutoff, Declared, Rule, table_name};
 use super::run::NewTable;
 use super::sql::{Ident, TableName, dynamic, list};
-use crate::policy::{Kind, Policy};
+use super::treat::{Treats, look};
+use super::treatment::Anonymity;
+use crate::policy::{Classification, Kind, Policy};
 
 /// Rows that a chunk has in the long run, for the estimate.
 const TYPICAL_CHUNK: i64 = 5_000;
@@ -53,6 +56,7 @@ impl Plan {
     pub async fn compile(
         connection: &mut PgConnection,
         catalog: &Catalog,
+        classification: &Classification,
         policy: &Policy,
         as_of: DateTime<Utc>,
     ) -> Result<Self, RetentionError> {
@@ -66,7 +70,15 @@ impl Plan {
             }
             let cutoff =
                 Cutoff::compute(connection, as_of, declared.after, policy.time_zone).await?;
-            rules.push(Rule::compile(catalog, action, &declared, cutoff)?);
+            let mut rule = Rule::compile(catalog, action, &declared, cutoff)?;
+            if rule.action == Action::Anonymize {
+                let named: Vec<_> =
+                    declared.columns.iter().map(|name| Ident::new(name.as_str())).collect();
+                let treats =
+                    Treats::compile(connection, catalog, classification, &rule, &named).await?;
+                rule.treats = Some(treats);
+            }
+            rules.push(rule);
         }
         let names: BTreeSet<_> = rules.iter().map(|rule| rule.table.clone()).collect();
         let mut groups: Vec<Vec<Rule>> = Vec::new();
@@ -98,6 +110,7 @@ fn declared(policy: &Policy) -> Result<Vec<(Action, Declared<'_>)>, RetentionErr
                     condition: table.condition.as_ref(),
                     along,
                     export: table.export,
+                    columns: &[],
                 };
                 (Action::Archive, declared)
             })
@@ -113,8 +126,25 @@ fn declared(policy: &Policy) -> Result<Vec<(Action, Declared<'_>)>, RetentionErr
                     condition: table.condition.as_ref(),
                     along: Along::from(&table.if_referenced),
                     export: None,
+                    columns: &[],
                 };
                 (Action::Purge, declared)
+            })
+            .collect()),
+        Kind::AnonymizeRows(anonymize) => Ok(anonymize
+            .tables
+            .iter()
+            .map(|table| {
+                let declared = Declared {
+                    table: &table.name,
+                    age: &table.age,
+                    after: table.after,
+                    condition: table.condition.as_ref(),
+                    along: Along::None,
+                    export: None,
+                    columns: &table.columns,
+                };
+                (Action::Anonymize, declared)
             })
             .collect()),
         Kind::Anonymize(_)
@@ -125,7 +155,7 @@ fn declared(policy: &Policy) -> Result<Vec<(Action, Declared<'_>)>, RetentionErr
         | Kind::Report(_) => Err(RetentionError::refused(
             "wrong_kind",
             format!(
-                "policy `{}` is of kind `{}`: only archive and purge move rows",
+                "policy `{}` is of kind `{}`: it is none of old rows",
                 policy.name,
                 policy.kind.name()
             ),
@@ -159,8 +189,11 @@ pub struct Preview {
 pub struct TablePreview {
     /// The table.
     pub table: String,
-    /// `archive` or `purge`.
+    /// `archive`, `purge` or `anonymize`.
     pub action: &'static str,
+    /// What becomes of the columns of rows that stay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub treats: Vec<TreatPreview>,
     /// Rows older than this are old enough.
     pub cutoff: DateTime<Utc>,
     /// Rows of the table; the planner's estimate for large ones.
@@ -196,6 +229,17 @@ pub struct TablePreview {
     pub keys_hash: String,
     /// Bytes on disk.
     pub size_bytes: i64,
+}
+
+/// A column of rows that stay.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct TreatPreview {
+    /// The column.
+    pub column: String,
+    /// What becomes of it, as in the classification.
+    pub treat: &'static str,
+    /// What its values still say then.
+    pub anonymity: Anonymity,
 }
 
 /// Rows that go along with those that they reference.
@@ -246,6 +290,7 @@ pub async fn preview(
     connection: &mut PgConnection,
     catalog: &Catalog,
     held: &HeldSql<'_>,
+    keyring: Option<&Keyring>,
     policy: &Policy,
     plan: &Plan,
 ) -> Result<Preview, RetentionError> {
@@ -258,7 +303,7 @@ pub async fn preview(
     let mut warnings: Vec<_> = absent.collect();
     warnings.extend(blind_spot(connection, policy).await?);
     for rule in &rules {
-        let table = preview_table(connection, catalog, &references, rule, &rules).await?;
+        let table = preview_table(connection, catalog, &references, keyring, rule, &rules).await?;
         if table.indexes.is_empty() && table.total > SMALL_TABLE_ROWS {
             warnings.push(format!(
                 "no index finds old rows of `{}`: index `{}` of `{}`",
@@ -342,6 +387,9 @@ impl Preview {
                 table.keys_hash,
                 along.join(",")
             ));
+            for treat in &table.treats {
+                hash.update(format!("\n{} {}", treat.column, treat.treat));
+            }
         }
         let hash = hex::encode(hash.finalize());
         format!("{:016x}{}", self.as_of.timestamp_micros(), &hash[..48])
@@ -381,24 +429,100 @@ fn over_ceiling(policy: &Policy, tables: &[TablePreview]) -> Vec<String> {
     over
 }
 
+/// What a search for rows that are old enough has found.
+struct Found {
+    eligible: i64,
+    held: i64,
+    blocked: i64,
+    oldest: Option<DateTime<Utc>>,
+    newest: Option<DateTime<Utc>>,
+    keys: ChunkKeys,
+    sample: Vec<String>,
+}
+
 async fn preview_table(
     connection: &mut PgConnection,
     catalog: &Catalog,
     references: &References<'_>,
+    keyring: Option<&Keyring>,
     rule: &Rule,
     rules: &[Rule],
 ) -> Result<TablePreview, RetentionError> {
     let table = catalog.table(&rule.table);
     let (alias, name) = (rule.alias(), &rule.table);
-    let (held, blocked) = (references.is_held(rule), references.is_blocked_at_any_depth(rule));
-    let scan = format!(
+    let scan = scan(references, rule);
+    let found = match &rule.treats {
+        Some(treats) => find_untreated(connection, references, keyring, rule, treats).await?,
+        None => find_eligible(connection, rule, &scan).await?,
+    };
+    let indeterminate: i64 = sqlx::query_scalar(dynamic(format!(
+        "select count(*) from {name} as {alias} where {}",
+        rule.is_indeterminate()
+    )))
+    .persistent(false)
+    .fetch_one(&mut *connection)
+    .await?;
+    let total = match table.and_then(|table| table.estimated_rows) {
+        Some(rows) if rows > COUNTED_ROWS => rows,
+        _ => {
+            let count = dynamic(format!("select count(*) from {name}"));
+            sqlx::query_scalar(count).persistent(false).fetch_one(&mut *connection).await?
+        }
+    };
+    let indexes = indexes_used(connection, rule).await?;
+    let mut along = Vec::new();
+    for child in &rule.along {
+        let rows = count_along(connection, catalog, rule, &scan, child).await?;
+        along.push(AlongPreview { table: child.plain(), rows });
+    }
+    let rate = past_rate(connection, &rule.table.plain()).await?;
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let estimated_secs = found.eligible as f64 / rate;
+    Ok(TablePreview {
+        table: name.plain(),
+        action: rule.action.as_str(),
+        treats: treat_previews(rule),
+        cutoff: rule.cutoff.instant,
+        total,
+        eligible: found.eligible,
+        held: found.held,
+        indeterminate,
+        blocked: found.blocked,
+        to_erase: None,
+        along,
+        references: reference_previews(catalog, rule, rules),
+        oldest: found.oldest,
+        newest: found.newest,
+        indexes,
+        estimated_chunks: (found.eligible + TYPICAL_CHUNK - 1) / TYPICAL_CHUNK,
+        estimated_secs,
+        sample_keys: found.sample,
+        keys_hash: found.keys.to_hex(),
+        size_bytes: table.map_or(0, |table| table.size_bytes),
+    })
+}
+
+/// Rows that are old enough, with what keeps them.
+fn scan(references: &References<'_>, rule: &Rule) -> String {
+    format!(
         "select {key} as key, {age} as age, {held} as held, {blocked} as blocked
            from {name} as {alias}
           where {eligible}",
         key = key_text(rule),
         age = rule.age_of(),
+        held = references.is_held(rule),
+        blocked = references.is_blocked_at_any_depth(rule),
+        name = rule.table,
+        alias = rule.alias(),
         eligible = rule.is_eligible(),
-    );
+    )
+}
+
+async fn find_eligible(
+    connection: &mut PgConnection,
+    rule: &Rule,
+    scan: &str,
+) -> Result<Found, RetentionError> {
     let found = sqlx::query(dynamic(format!(
         "select count(*) filter (where not held and not blocked) as eligible,
                 count(*) filter (where held) as held,
@@ -414,53 +538,48 @@ async fn preview_table(
     .persistent(false)
     .fetch_one(&mut *connection)
     .await?;
-    let indeterminate: i64 = sqlx::query_scalar(dynamic(format!(
-        "select count(*) from {name} as {alias} where {}",
-        rule.is_indeterminate()
-    )))
-    .persistent(false)
-    .fetch_one(&mut *connection)
-    .await?;
-    let eligible: i64 = found.get("eligible");
-    let total = match table.and_then(|table| table.estimated_rows) {
-        Some(rows) if rows > COUNTED_ROWS => rows,
-        _ => {
-            let count = dynamic(format!("select count(*) from {name}"));
-            sqlx::query_scalar(count).persistent(false).fetch_one(&mut *connection).await?
-        }
-    };
-    let sample_keys = sample_keys(connection, rule, &scan).await?;
-    let indexes = indexes_used(connection, rule).await?;
-    let mut along = Vec::new();
-    for child in &rule.along {
-        let rows = count_along(connection, catalog, rule, &scan, child).await?;
-        along.push(AlongPreview { table: child.plain(), rows });
-    }
-    let rate = past_rate(connection, &rule.table.plain()).await?;
-    let keys = ChunkKeys { zero: found.get("hash_0"), one: found.get("hash_1") };
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let estimated_secs = eligible as f64 / rate;
-    Ok(TablePreview {
-        table: name.plain(),
-        action: rule.action.as_str(),
-        cutoff: rule.cutoff.instant,
-        total,
-        eligible,
+    Ok(Found {
+        eligible: found.get("eligible"),
         held: found.get("held"),
-        indeterminate,
         blocked: found.get("blocked"),
-        to_erase: None,
-        along,
-        references: reference_previews(catalog, rule, rules),
         oldest: found.get("oldest"),
         newest: found.get("newest"),
-        indexes,
-        estimated_chunks: (eligible + TYPICAL_CHUNK - 1) / TYPICAL_CHUNK,
-        estimated_secs,
-        sample_keys,
-        keys_hash: keys.to_hex(),
-        size_bytes: table.map_or(0, |table| table.size_bytes),
+        keys: ChunkKeys { zero: found.get("hash_0"), one: found.get("hash_1") },
+        sample: sample_keys(connection, rule, scan).await?,
     })
+}
+
+async fn find_untreated(
+    connection: &mut PgConnection,
+    references: &References<'_>,
+    keyring: Option<&Keyring>,
+    rule: &Rule,
+    treats: &Treats,
+) -> Result<Found, RetentionError> {
+    let no_keys = || RetentionError::refused("bad_keys", KeyError::NoKeys.to_string());
+    let keyring = keyring.ok_or_else(no_keys)?;
+    let found = look(connection, rule, treats, keyring, &references.is_held(rule)).await?;
+    let sample = found.sample.iter().filter(|_| has_harmless_key(rule));
+    let sample = sample.map(|key| key.replace('\u{1f}', ", ")).collect();
+    Ok(Found {
+        eligible: found.free,
+        held: found.held,
+        blocked: 0,
+        oldest: found.oldest,
+        newest: found.newest,
+        keys: ChunkKeys { zero: found.keys.0, one: found.keys.1 },
+        sample,
+    })
+}
+
+fn treat_previews(rule: &Rule) -> Vec<TreatPreview> {
+    let columns = rule.treats.iter().flat_map(Treats::columns);
+    let previews = columns.map(|column| TreatPreview {
+        column: column.name.as_str().to_owned(),
+        treat: column.treatment.name(),
+        anonymity: column.anonymity(),
+    });
+    previews.collect()
 }
 
 struct ChunkKeys {
@@ -482,14 +601,18 @@ pub(super) fn key_text(rule: &Rule) -> String {
 }
 
 /// Keys that are people's own words are not shown.
+fn has_harmless_key(rule: &Rule) -> bool {
+    const HARMLESS: [&str; 7] =
+        ["int2", "int4", "int8", "uuid", "date", "timestamp", "timestamptz"];
+    rule.key.iter().all(|column| HARMLESS.contains(&column.base_type.as_str()))
+}
+
 async fn sample_keys(
     connection: &mut PgConnection,
     rule: &Rule,
     scan: &str,
 ) -> Result<Vec<String>, RetentionError> {
-    const HARMLESS: [&str; 7] =
-        ["int2", "int4", "int8", "uuid", "date", "timestamp", "timestamptz"];
-    if !rule.key.iter().all(|column| HARMLESS.contains(&column.base_type.as_str())) {
+    if !has_harmless_key(rule) {
         return Ok(Vec::new());
     }
     let sample = dynamic(format!(
@@ -588,7 +711,8 @@ fn chains(
 
 fn reference_previews(catalog: &Catalog, rule: &Rule, rules: &[Rule]) -> Vec<ReferencePreview> {
     let keys = catalog.table(&rule.table).map(|table| table.referenced_by.as_slice());
-    keys.unwrap_or_default()
+    keys.filter(|_| rule.action != Action::Anonymize)
+        .unwrap_or_default()
         .iter()
         .map(|key| ReferencePreview {
             foreign_key: key.name.as_str().to_owned(),

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::catalog::{Catalog, Table};
-use super::rule::{Rule, key_match};
+use super::rule::{Action, Rule, key_match};
 use super::sql::{Ident, TableName};
 
 /// SQL that says whether the row with this alias is held.
@@ -42,6 +42,10 @@ impl<'a> References<'a> {
     /// Whether something that stays references the row of the rule's table, or a row that would go
     /// along with it must stay.
     pub fn is_blocked(&self, rule: &Rule) -> String {
+        // A row that stays is no matter to those that reference it.
+        if rule.action == Action::Anonymize {
+            return "false".to_owned();
+        }
         let path = BTreeSet::from([rule.table.clone()]);
         let Some(table) = self.catalog.table(&rule.table) else { return "false".to_owned() };
         any(self.blocks(table, rule.alias(), &rule.along, &path))

@@ -14,7 +14,8 @@ use sqlx::PgConnection;
 use super::catalog::{Catalog, Column, ForeignKey, Table};
 use super::error::RetentionError;
 use super::sql::{Ident, Literal, TableName};
-use crate::policy::{Age, AgePath, Condition, Export, IfReferenced};
+use super::treat::Treats;
+use crate::policy::{Age, AgePath, ColumnName, Condition, Export, IfReferenced};
 
 /// Ages before this are placeholders (0001-01-01, 1899-12-30), not ages.
 const OLDEST_AGE: &str = "1900-01-01";
@@ -28,6 +29,8 @@ pub enum Action {
     Archive,
     /// They are deleted.
     Purge,
+    /// They stay, and say less.
+    Anonymize,
 }
 
 impl Action {
@@ -36,6 +39,7 @@ impl Action {
         match self {
             Self::Archive => "archive",
             Self::Purge => "purge",
+            Self::Anonymize => "anonymize",
         }
     }
 }
@@ -55,6 +59,8 @@ pub struct Declared<'a> {
     pub along: Along<'a>,
     /// Whether rows are written to the store before they leave.
     pub export: Option<Export>,
+    /// The columns that are treated, where rows stay; empty: all that have a treatment.
+    pub columns: &'a [ColumnName],
 }
 
 /// Which tables' rows go with a row that they reference.
@@ -149,6 +155,8 @@ pub struct Rule {
     pub cutoff: Cutoff,
     /// Whether rows are written to the store before they leave.
     pub export: Option<Export>,
+    /// What becomes of the columns, where rows stay.
+    pub treats: Option<Treats>,
     /// Columns that the age stands in, for the index: the table and its column.
     pub age_column: (TableName, Ident),
     parents: String,
@@ -205,6 +213,7 @@ impl Rule {
             age,
             parents,
             export: declared.export,
+            treats: None,
             condition: declared.condition.map(|condition| format!("({})", condition.as_sql())),
             place: name.clone(),
             places,

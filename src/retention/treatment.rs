@@ -90,7 +90,7 @@ pub struct NetworkBits {
 }
 
 /// What treated values still say about a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Anonymity {
     /// The value says nothing about which person it was.
@@ -193,6 +193,21 @@ impl Treatment {
             Self::Keep => {
                 Facts { keeps_unique: true, anonymity: Anonymity::Unchanged, ..unchanged }
             }
+        }
+    }
+
+    /// Whether the result depends on the key.
+    pub const fn is_keyed(&self) -> bool {
+        match self {
+            Self::Token(_) | Self::UnusablePassword => true,
+            Self::Null
+            | Self::Constant(_)
+            | Self::Truncate(_)
+            | Self::Network(_)
+            | Self::Family
+            | Self::ScrubJson(_)
+            | Self::DeleteObject
+            | Self::Keep => false,
         }
     }
 

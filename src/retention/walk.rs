@@ -9,6 +9,7 @@
 //! Statements of a walk are the same for each of its chunks and take what differs as parameters, so
 //! that they are planned once.
 
+use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::catalog::{Catalog, Column, Table};
@@ -40,7 +41,7 @@ pub enum From {
 }
 
 impl<'a> Walk<'a> {
-    /// The better of the two, where `old` of `total` rows are old enough.
+    /// The better of the two, where `old` of `total` rows are old enough; `None`: nobody has counted.
     ///
     /// # Errors
     /// The database's.
@@ -48,14 +49,33 @@ impl<'a> Walk<'a> {
         connection: &mut PgConnection,
         catalog: &'a Catalog,
         rule: &'a Rule,
-        old: i64,
+        old: Option<i64>,
         total: i64,
     ) -> Result<Self, sqlx::Error> {
-        let by_age = Self::by_age(catalog, rule).filter(|_| old.saturating_mul(FEW) <= total);
-        Ok(match by_age {
-            Some(walk) if old <= MAX_SAME_AGE || !walk.has_ties(connection).await? => walk,
-            Some(_) | None => Self::by_key(catalog, rule),
-        })
+        if let Some(walk) = Self::by_age(catalog, rule) {
+            let (few, most) = match old {
+                Some(old) => (old, old),
+                None => (walk.estimate(connection).await?, i64::MAX),
+            };
+            let is_few = few.saturating_mul(FEW) <= total;
+            if is_few && (most <= MAX_SAME_AGE || !walk.has_ties(connection).await?) {
+                return Ok(walk);
+            }
+        }
+        Ok(Self::by_key(catalog, rule))
+    }
+
+    /// How many rows are old enough by their age, as the planner sees it.
+    async fn estimate(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+        let statement = format!(
+            "explain (format json) select from {} as {} where {}",
+            self.rule.place,
+            self.rule.alias(),
+            self.rule.is_old(),
+        );
+        let plan: Value =
+            sqlx::query_scalar(dynamic(statement)).persistent(false).fetch_one(connection).await?;
+        Ok(plan[0]["Plan"]["Plan Rows"].as_i64().unwrap_or(i64::MAX))
     }
 
     /// The walk that was to end with this row.

@@ -35,7 +35,7 @@ impl Services {
     pub async fn look_at_backlogs(&self) -> Result<usize, ServiceError> {
         let policies = self.policies().await?;
         let looked_at = |policy: &&Policy| {
-            let needs_keys = matches!(policy.kind, Kind::Anonymize(_));
+            let needs_keys = matches!(policy.kind, Kind::Anonymize(_) | Kind::AnonymizeRows(_));
             policy.enabled && policy.kind.is_destructive() && (!needs_keys || self.can_erase())
         };
         let all: Vec<_> = policies.policies.values().filter(looked_at).collect();

@@ -72,6 +72,7 @@ pub(super) fn ticket(policy: &Policy) -> Option<BackupTicket> {
         }
         Kind::Archive(_)
         | Kind::Anonymize(_)
+        | Kind::AnonymizeRows(_)
         | Kind::Purge(_)
         | Kind::ExpireResults(_)
         | Kind::Report(_) => None,

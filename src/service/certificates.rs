@@ -7,11 +7,13 @@ use sqlx::PgConnection;
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::certificates::{self, CertificateRow};
 use crate::db::erasures;
+use crate::policy::Kind;
 use crate::retention::certificate::{
     self, CertificateError, ExpectedHead, NewCertificate, Verification, record_of_run,
 };
 use crate::retention::keyring::{KeyError, Keyring};
 use crate::retention::run;
+use crate::retention::treat::declared_treats;
 
 /// Runs sealed afterwards in one go.
 const BATCH: i64 = 100;
@@ -51,6 +53,11 @@ impl Services {
         let policies = self.policies().await.ok();
         let policy = policies.as_ref().and_then(|policies| policies.get(&found.policy));
         let policy = policy.filter(|policy| policy.digest() == found.policy_digest);
+        let treated =
+            policies.as_ref().zip(policy).and_then(|(policies, policy)| match &policy.kind {
+                Kind::AnonymizeRows(rows) => Some(declared_treats(&policies.classification, rows)),
+                _ => None,
+            });
         let new = NewCertificate {
             subject: format!("run-{id}"),
             kind: &found.kind,
@@ -59,6 +66,7 @@ impl Services {
             findings: json!({
                 "owner": policy.map(|policy| policy.owner.as_str()),
                 "sealed_late": is_late,
+                "treated": treated,
             }),
             ledger: run::purges_of(&mut *connection, id).await?,
         };

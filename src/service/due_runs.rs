@@ -81,6 +81,7 @@ impl Services {
     fn schedule_of_starts<'a>(&self, policy: &'a Policy) -> Option<&'a Schedule> {
         let starts = match &policy.kind {
             Kind::Archive(_)
+            | Kind::AnonymizeRows(_)
             | Kind::Purge(_)
             | Kind::Backup(_)
             | Kind::VerifyBackup(_)

@@ -75,6 +75,7 @@ impl Services {
                 Ok(outcome)
             }
             Kind::Archive(_)
+            | Kind::AnonymizeRows(_)
             | Kind::ExpireResults(_)
             | Kind::Backup(_)
             | Kind::VerifyBackup(_)
@@ -266,8 +267,10 @@ impl Services {
         }
         let mut connection = self.db.acquire().await?;
         let catalog = Catalog::read(&mut connection).await?;
-        let rules = plan::Plan::compile(&mut connection, &catalog, policy, claimed.as_of).await?;
         let classification = Arc::new(policies.classification.clone());
+        let rules =
+            plan::Plan::compile(&mut connection, &catalog, &classification, policy, claimed.as_of)
+                .await?;
         let mut guard = Guard::load(&mut connection, &classification).await?;
         drop(connection);
         let system = Caller::operator(String::new());
@@ -370,8 +373,10 @@ impl Services {
             return Ok(());
         }
         let catalog = Catalog::read(&mut *connection).await?;
-        let rules = plan::Plan::compile(&mut *connection, &catalog, policy, preview.as_of).await?;
         let classification = Arc::new(policies.classification.clone());
+        let rules =
+            plan::Plan::compile(&mut *connection, &catalog, &classification, policy, preview.as_of)
+                .await?;
         let guard = Guard::load(&mut *connection, &classification).await?;
         for rule in rules.rules().filter(|rule| tables.contains(&rule.table)) {
             let count = count_referenced(&mut *connection, &catalog, &guard, rule).await?;

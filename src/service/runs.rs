@@ -114,7 +114,11 @@ impl Services {
             Kind::Anonymize(anonymize) => {
                 self.preview_people(&mut tx, policies, policy, anonymize, as_of).await?
             }
-            _ => engine::preview_policy(&mut tx, policy, &classification, as_of).await?,
+            _ => {
+                let keyring = self.keyring().ok();
+                let keyring = keyring.as_ref();
+                engine::preview_policy(&mut tx, keyring, policy, &classification, as_of).await?
+            }
         };
         let mut preview = preview;
         if let Kind::Purge(purge) = &policy.kind {

@@ -48,6 +48,7 @@ pub use holds::HoldGate;
 pub use k_anonymity::{KAnonymity, SmallGroups};
 pub use names::{Identity, Strength};
 pub use plan::{Plan, PlanError, PlanFault, Subject};
+pub(super) use plan::{find_classified, live_name, print_constant};
 pub use preview::{Scope, preview};
 pub use referenced::{count_referenced, lock_referenced};
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::link::{self, Link};
 use crate::policy::{Account, Class, Classification, ClassifiedTable, ColumnName};
@@ -190,23 +190,34 @@ impl Plan {
         let all: Vec<_> = columns.chain(searched).chain(own).collect();
         for (table, column) in all {
             let Treatment::Constant(value) = &mut column.treatment else { continue };
-            let statement = format!("select ($1::{})::text", column.type_name);
-            let printed: Result<Option<String>, _> = sqlx::query_scalar(sql::dynamic(statement))
-                .bind(&*value)
-                .fetch_one(&mut *connection)
-                .await;
-            match printed {
-                Ok(Some(printed)) => *value = printed,
-                Ok(None) => {}
-                Err(sqlx::Error::Database(_)) => faults.push(PlanFault {
+            match print_constant(&mut *connection, &column.type_name, value).await? {
+                Some(printed) => *value = printed,
+                None => faults.push(PlanFault {
                     table,
                     column: column.name.as_str().to_owned(),
                     expected: format!("`value` must be a {}", column.type_name),
                 }),
-                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+}
+
+/// A constant as PostgreSQL prints it for a type. `None`: it is no value of the type.
+pub(in crate::retention) async fn print_constant(
+    connection: &mut PgConnection,
+    type_name: &str,
+    value: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    // A savepoint: a value of the wrong type must not end the caller's transaction.
+    let mut savepoint = connection.begin().await?;
+    let statement = format!("select ($1::text::{type_name})::text");
+    let printed =
+        sqlx::query_scalar(sql::dynamic(statement)).bind(value).fetch_one(&mut *savepoint);
+    match printed.await {
+        Ok(printed) => Ok(Some(printed)),
+        Err(sqlx::Error::Database(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -490,7 +501,10 @@ fn names_of(account: &Account, columns: &[Treated]) -> Vec<Vec<Ident>> {
 
 /// The table that says what the rows of `table` are: itself, or for an archive that is not classed
 /// by its own name the one that they came from, though it may be gone.
-pub(super) fn live_name(classification: &Classification, table: &TableName) -> TableName {
+pub(in crate::retention) fn live_name(
+    classification: &Classification,
+    table: &TableName,
+) -> TableName {
     if find_classified(classification, table).is_some() {
         return table.clone();
     }
@@ -500,7 +514,7 @@ pub(super) fn live_name(classification: &Classification, table: &TableName) -> T
 }
 
 /// What the classification says of a table.
-pub(super) fn find_classified<'a>(
+pub(in crate::retention) fn find_classified<'a>(
     classification: &'a Classification,
     name: &TableName,
 ) -> Option<&'a ClassifiedTable> {

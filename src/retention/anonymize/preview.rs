@@ -88,6 +88,7 @@ pub async fn preview(
     let table = TablePreview {
         table: table_name,
         action: "anonymize",
+        treats: Vec::new(),
         cutoff: as_of,
         total: people,
         eligible,

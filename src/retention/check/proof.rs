@@ -3,9 +3,9 @@
 
 use sqlx::PgConnection;
 
-use super::super::catalog::{Catalog, Column, Table};
+use super::super::catalog::{Catalog, Column};
 use super::super::sql::{Literal, dynamic};
-use super::super::treatment::{Misfit, Treatment};
+use super::super::treatment::Treatment;
 use super::{Findings, table_name};
 use crate::policy::{CLASSIFICATION_FILE as FILE, Classification, Treatment as Declared};
 
@@ -23,8 +23,8 @@ pub(super) async fn check(
             let Some(declared) = found.and_then(|(_, class)| class.treatment()) else { continue };
             let treatment = Treatment::of(declared, classification);
             let about = format!("{}.{}", table.name.plain(), column.name.as_str());
-            for message in misfits(table, column, &treatment) {
-                findings.error(FILE, &about, message);
+            for misfit in treatment.misfits(table, column) {
+                findings.error(FILE, &about, misfit.explain(treatment.name(), column));
             }
             if let Declared::Constant { value } = declared
                 && !is_value(connection, value, column).await?
@@ -35,27 +35,6 @@ pub(super) async fn check(
         }
     }
     Ok(())
-}
-
-/// What is wrong and what to do, in words.
-fn misfits(table: &Table, column: &Column, treatment: &Treatment) -> Vec<String> {
-    let name = treatment.name();
-    let say = |misfit| match misfit {
-        Misfit::WrongType => format!("is {}, which `{name}` cannot treat", column.type_sql),
-        Misfit::WritesNull => {
-            format!("is NOT NULL, and `{name}` writes NULL: take `constant` or `token`")
-        }
-        Misfit::TooLong { writes, fits } => {
-            format!("holds {fits} characters, and `{name}` writes up to {writes}")
-        }
-        Misfit::NotUnique => {
-            format!("is unique, and `{name}` writes a value twice: take `token`")
-        }
-        Misfit::Generated => "is generated: treat the columns that it is made from".to_owned(),
-        Misfit::InKey => "is part of the primary key: it can only be kept".to_owned(),
-        Misfit::InForeignKey => "is a foreign key: it can only be kept".to_owned(),
-    };
-    treatment.misfits(table, column).into_iter().map(say).collect()
 }
 
 async fn is_value(

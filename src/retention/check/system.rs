@@ -68,6 +68,9 @@ fn check_children(
 ) {
     let Placed { file, kind: _, rule } = placed;
     let Some(table) = catalog.table(&rule.name) else { return };
+    if matches!(rule.takes, Takes::Anonymize) {
+        return; // its rows stay
+    }
     for key in table.referenced_by.iter().filter(|key| key.child != rule.name) {
         let child = key.child.plain();
         let own: Vec<_> = rules.iter().filter(|other| other.rule.name == key.child).collect();
@@ -102,7 +105,7 @@ fn check_children(
 fn stays_behind(rule: &Ruled<'_>, child: &TableName) -> bool {
     match rule.takes {
         Takes::Archive { keep_children } => !keep_children,
-        Takes::Purge(IfReferenced::Anonymize) => false,
+        Takes::Purge(IfReferenced::Anonymize) | Takes::Anonymize => false,
         Takes::Purge(IfReferenced::Refuse) => true,
         Takes::Purge(IfReferenced::Cascade(named)) => {
             !named.iter().any(|name| table_name(name) == *child)
@@ -122,7 +125,7 @@ fn keeps_for_ever(placed: &Placed<'_>, child: &str, findings: &mut Findings) {
             findings.error(file, about, message);
         }
         // Said so: if_referenced = "refuse" is what an operator writes who means it.
-        Takes::Purge(_) => {
+        Takes::Purge(_) | Takes::Anonymize => {
             let message = format!("is never deleted while rows of `{child}` reference it");
             findings.warning(file, about, message);
         }

@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
+use super::super::anonymize::live_name;
 use super::super::archive::is_archive;
 use super::super::catalog::{Catalog, Column, ForeignKey, Table};
 use super::super::condition::{self, ConditionFault};
 use super::super::sql::{Ident, TableName, list};
+use super::super::treatment;
 use super::classes::classified;
 use super::{Findings, file_of, find, table_name};
-use crate::policy::{AgePath, Anonymize, Class, Condition, IfReferenced, Kind, Policies, Policy};
+use crate::policy::{
+    AgePath, Anonymize, AnonymizeTable, Class, Condition, IfReferenced, Kind, Policies, Policy,
+    Treatment,
+};
 
-/// What archive and purge say alike of a table.
+/// What policies of old rows say alike of a table.
 pub(super) struct Ruled<'a> {
     pub(super) name: TableName,
     pub(super) age: &'a AgePath,
@@ -27,9 +32,11 @@ pub(super) enum Takes<'a> {
     Archive { keep_children: bool },
     /// Deleted: as said.
     Purge(&'a IfReferenced),
+    /// Nothing: it stays.
+    Anonymize,
 }
 
-/// The tables of a policy that moves or deletes rows by age.
+/// The tables of a policy that moves, deletes or changes rows by age.
 pub(super) fn ruled(policy: &Policy) -> Vec<Ruled<'_>> {
     match &policy.kind {
         Kind::Archive(archive) => archive
@@ -54,6 +61,17 @@ pub(super) fn ruled(policy: &Policy) -> Vec<Ruled<'_>> {
                 takes: Takes::Purge(&table.if_referenced),
             })
             .collect(),
+        Kind::AnonymizeRows(anonymize) => anonymize
+            .tables
+            .iter()
+            .map(|table| Ruled {
+                name: table_name(&table.name),
+                age: &table.age,
+                after: table.after,
+                condition: table.condition.as_ref(),
+                takes: Takes::Anonymize,
+            })
+            .collect(),
         Kind::Anonymize(_)
         | Kind::ExpireResults(_)
         | Kind::Backup(_)
@@ -73,6 +91,11 @@ pub(super) async fn check(
     let file = file_of(policy);
     if let Kind::Anonymize(anonymize) = &policy.kind {
         check_anonymize(catalog, policies, anonymize, &file, findings);
+    }
+    if let Kind::AnonymizeRows(anonymize) = &policy.kind {
+        for table in &anonymize.tables {
+            check_treated(catalog, policies, table, &file, findings);
+        }
     }
     for rule in ruled(policy) {
         let plain = rule.name.plain();
@@ -124,6 +147,64 @@ fn check_anonymize(
             let message = "is counted for k-anonymity, so its class must be `quasi`";
             findings.error(file, format!("{plain}.{quasi}"), message);
         }
+    }
+}
+
+/// Which columns are treated, and that they can be.
+fn check_treated(
+    catalog: &Catalog,
+    policies: &Policies,
+    declared: &AnonymizeTable,
+    file: &str,
+    findings: &mut Findings,
+) {
+    let name = table_name(&declared.name);
+    let plain = name.plain();
+    let live = live_name(&policies.classification, &name);
+    // An archive that is not made yet is told of by its live table.
+    let (Some(table), Some(classes)) =
+        (find(catalog, &name), classified(&policies.classification, &live))
+    else {
+        return; // told of as a table that does not exist, or is not classed
+    };
+    let mut treated = 0;
+    for column in &table.columns {
+        let class = classes.columns.iter().find(|(name, _)| name.as_str() == column.name.as_str());
+        let declared_one = declared.columns.iter().any(|c| c.as_str() == column.name.as_str());
+        let treatment = class.and_then(|(_, class)| class.treatment());
+        let treatment = treatment.filter(|t| !matches!(t, Treatment::Keep { .. }));
+        let about = format!("{plain}.{}", column.name.as_str());
+        let Some(treatment) = treatment else {
+            if declared_one {
+                let message = "is named by `columns`, but is kept or says nothing of a person: give \
+                               it a `treat` in classification.toml, or take it out";
+                findings.error(file, about, message);
+            }
+            continue;
+        };
+        if !declared.columns.is_empty() && !declared_one {
+            continue;
+        }
+        treated += 1;
+        if matches!(&declared.age, AgePath::Own(age) if age.as_str() == column.name.as_str()) {
+            let message = "tells the age, so it cannot be treated: name the `columns` without it";
+            findings.error(file, &about, message);
+        }
+        let treatment = treatment::Treatment::of(treatment, &policies.classification);
+        for misfit in treatment.misfits(table, column) {
+            findings.error(file, &about, misfit.explain(treatment.name(), column));
+        }
+    }
+    for column in &declared.columns {
+        if table.column(&Ident::new(column.as_str())).is_none() {
+            let message = "is named by `columns`, but there is no such column";
+            findings.error(file, format!("{plain}.{column}"), message);
+        }
+    }
+    if treated == 0 && declared.columns.is_empty() {
+        let message =
+            "has no column with a treatment in classification.toml: there is nothing to do";
+        findings.error(file, plain, message);
     }
 }
 
@@ -198,6 +279,9 @@ fn check_references(
     findings: &mut Findings,
 ) {
     let plain = rule.name.plain();
+    if matches!(rule.takes, Takes::Anonymize) {
+        return; // the row stays
+    }
     for key in &table.referenced_by {
         if let Some(child) = catalog.table(&key.child) {
             let what = format!("and each row that leaves `{plain}` would read it whole");

@@ -11,7 +11,7 @@ pub struct RunTable {
     pub position: i32,
     /// The table.
     pub table_name: String,
-    /// `archive` or `purge`.
+    /// `archive`, `purge` or `anonymize`.
     pub action: String,
     /// `pending`, `processing` or `completed`.
     pub status: String,
@@ -68,7 +68,7 @@ pub struct RunTable {
 pub struct NewTable {
     /// The table.
     pub table_name: String,
-    /// `archive` or `purge`.
+    /// `archive`, `purge` or `anonymize`.
     pub action: &'static str,
     /// Rows older than this go.
     pub cutoff: Option<DateTime<Utc>>,
@@ -204,6 +204,15 @@ pub struct ChunkDone {
     pub bytes: i64,
     /// Exclusive or of the hashes of their keys, under two seeds.
     pub keys: (i64, i64),
+}
+
+impl ChunkDone {
+    /// Adds what was done to other rows.
+    pub fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.keys = (self.keys.0 ^ other.keys.0, self.keys.1 ^ other.keys.1);
+    }
 }
 
 /// Adds what a chunk did to a table's account, in the transaction that did it.

@@ -32,6 +32,27 @@ pub enum Misfit {
     InForeignKey,
 }
 
+impl Misfit {
+    /// What is wrong and what to do, of a treatment by this name.
+    pub fn explain(self, name: &str, column: &Column) -> String {
+        match self {
+            Self::WrongType => format!("is {}, which `{name}` cannot treat", column.type_sql),
+            Self::WritesNull => {
+                format!("is NOT NULL, and `{name}` writes NULL: take `constant` or `token`")
+            }
+            Self::TooLong { writes, fits } => {
+                format!("holds {fits} characters, and `{name}` writes up to {writes}")
+            }
+            Self::NotUnique => {
+                format!("is unique, and `{name}` writes a value twice: take `token`")
+            }
+            Self::Generated => "is generated: treat the columns that it is made from".to_owned(),
+            Self::InKey => "is part of the primary key: it can only be kept".to_owned(),
+            Self::InForeignKey => "is a foreign key: it can only be kept".to_owned(),
+        }
+    }
+}
+
 impl Treatment {
     /// What a declared treatment does.
     pub fn of(declared: &Declared, classification: &Classification) -> Self {

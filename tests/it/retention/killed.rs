@@ -26,6 +26,11 @@ const SETUP: &str = "
     create index on boxes (up);
     create index on boxes (at);
     create index on notes (at);
+    create table visits (id bigint primary key, user_id int, at timestamptz, who text unique,
+        ip inet);
+    create index on visits (at);
+    insert into visits select n, 1, timestamptz '2010-01-01' + n * interval '1 hour',
+           'visitor ' || n, '192.0.2.77' from generate_series(1, 4000) n;
     insert into boxes
     select md5(n::text)::uuid, case when n / 3 > 2 then md5((n / 3)::text)::uuid end,
            timestamptz '2010-01-01' + (n % 7) * interval '3 years', repeat('x', n % 50)
@@ -35,14 +40,20 @@ const SETUP: &str = "
       from generate_series(1, 2000) n;
     insert into holds (scope, table_name, condition, reason) values
         ('query', 'things', 'length(body) = 13', 'held'),
-        ('query', 'notes', 'id like ''%7''', 'held');";
+        ('query', 'notes', 'id like ''%7''', 'held'),
+        ('query', 'visits', 'id % 10 = 7', 'held');";
 
-const POLICIES: [(&str, &str); 3] = [
+const POLICIES: [(&str, &str); 4] = [
     (
         "archive-boxes",
         "kind = \"archive\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"10ms\"\n\
          [[table]]\nname = \"boxes\"\nage = \"at\"\nafter = \"5 years\"\nkeep_children = true\n\
          export = { format = \"parquet\" }\n",
+    ),
+    (
+        "anonymize-visits",
+        "kind = \"anonymize\"\ndescription = \"x\"\nowner = \"y\"\n[limits]\nchunk_target = \"10ms\"\n\
+         [[table]]\nname = \"visits\"\nage = \"at\"\nafter = \"5 years\"\n",
     ),
     (
         "purge-notes",
@@ -57,6 +68,29 @@ const POLICIES: [(&str, &str); 3] = [
     ),
 ];
 
+/// What the rows say of people.
+const CLASSES: &str = r#"
+[boxes]
+id   = { class = "none" }
+up   = { class = "none" }
+at   = { class = "none" }
+body = { class = "none" }
+[things]
+box  = { class = "none" }
+n    = { class = "none" }
+body = { class = "none" }
+[notes]
+id = { class = "none" }
+at = { class = "none" }
+[visits]
+subject = ["user_id"]
+id  = { class = "none" }
+user_id = { class = "none" }
+at  = { class = "quasi", treat = "keep", reason = "the age" }
+who = { class = "personal", treat = "token", length = 24 }
+ip  = { class = "personal", treat = "network", bits = [24, 48] }
+"#;
+
 struct World {
     app: TestApp,
     _folder: TempDir,
@@ -65,6 +99,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("classification.toml"), CLASSES).unwrap();
         for (name, text) in POLICIES {
             std::fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
         }
@@ -102,7 +137,7 @@ impl World {
         let catalog = Catalog::read(&mut connection).await.unwrap();
         let mut dump = String::new();
         for table in catalog.tables() {
-            if !["boxes", "things", "notes"].contains(&table.name.name.as_str()) {
+            if !["boxes", "things", "notes", "visits"].contains(&table.name.name.as_str()) {
                 continue;
             }
             let query = format!(

@@ -10,6 +10,7 @@ mod hold;
 mod killed;
 mod properties;
 mod refusals;
+mod rows;
 mod runs;
 mod throttle;
 mod traps;

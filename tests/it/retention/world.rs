@@ -77,7 +77,7 @@ impl World {
         as_of: Option<DateTime<Utc>>,
     ) -> Result<Preview, RetentionError> {
         let mut tx = self.db.begin().await.unwrap();
-        engine::preview_policy(&mut tx, policy, &Arc::default(), as_of).await
+        engine::preview_policy(&mut tx, None, policy, &Arc::default(), as_of).await
     }
 
     /// Stores a run and claims it.
