@@ -1,11 +1,12 @@
 //! `registrar demo`: the whole thing, from nothing to files, in one command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use secrecy::SecretString;
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::postgres::BinariesArgs;
@@ -100,6 +101,10 @@ async fn demonstrate(command: &DemoCommand, mut config: Config) -> anyhow::Resul
         let password = uuid::Uuid::new_v4().simple().to_string();
         config.database.report_password = Some(SecretString::from(password));
     }
+    if config.erasure.keys.is_empty() {
+        let key = erasure_key(&command.folder.join("erasure.key")).await?;
+        config.erasure.keys.insert(config.erasure.active_key.clone(), key);
+    }
     let metrics = telemetry::init_metrics()?;
     crate::service::backlogs::describe_metrics();
     let services = super::services(config).await?;
@@ -129,6 +134,23 @@ async fn demonstrate(command: &DemoCommand, mut config: Config) -> anyhow::Resul
     used?;
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key of the demo's ledger of erasures, the same in every demo of a folder: what one has
+/// erased, the next must be able to read.
+async fn erasure_key(path: &Path) -> anyhow::Result<SecretString> {
+    if let Ok(kept) = tokio::fs::read_to_string(path).await {
+        return Ok(SecretString::from(kept.trim().to_owned()));
+    }
+    if let Some(folder) = path.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    let key = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let mut options = tokio::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).await?;
+    file.write_all(key.as_bytes()).await?;
+    file.flush().await?;
+    Ok(SecretString::from(key))
 }
 
 async fn prepare(services: &Services, students: u32) -> anyhow::Result<()> {
