@@ -166,24 +166,58 @@ pub async fn list(
             Some(id)
         }
     };
-    sqlx::query_as(select_execution!(
-        "where ($1::int is null or e.executed_by = $1)
-           and ($2::text is null or e.status = $2)
-           and ($3::int is null or e.report_definition_id = $3)
-           and ($4::bigint is null or e.id < $4)
-         order by e.id desc
-         limit $5"
-    ))
-    // Planned for these values each time: a plan for any would walk all executions, newest first,
-    // for a filter that few of them pass.
-    .persistent(false)
-    .bind(filter.executed_by)
-    .bind(filter.status.map(Status::as_str))
-    .bind(report)
-    .bind(filter.before)
-    .bind(limit)
-    .fetch_all(pool)
-    .await
+    // By the index of the filter where there is one filter. By number it would be quicker on
+    // average, which is what the planner knows, and read all that came since for what is only old.
+    let statement = match (filter.executed_by, filter.status, report) {
+        (Some(_), None, None) => select_execution!(
+            "where e.executed_by between $1 and $1
+               and ($2::text is null or e.status = $2)
+               and ($3::int is null or e.report_definition_id = $3)
+               and ($4::bigint is null or e.id < $4)
+             order by e.executed_by, e.id desc
+             limit $5"
+        ),
+        (None, Some(_), None) => select_execution!(
+            "where ($1::int is null or e.executed_by = $1)
+               and e.status between $2 and $2
+               and ($3::int is null or e.report_definition_id = $3)
+               and ($4::bigint is null or e.id < $4)
+             order by e.status, e.id desc
+             limit $5"
+        ),
+        (None, None, Some(_)) => select_execution!(
+            "where ($1::int is null or e.executed_by = $1)
+               and ($2::text is null or e.status = $2)
+               and e.report_definition_id between $3 and $3
+               and ($4::bigint is null or e.id < $4)
+             order by e.report_definition_id, e.id desc
+             limit $5"
+        ),
+        (None, None, None)
+        | (Some(_), Some(_), _)
+        | (Some(_), _, Some(_))
+        | (_, Some(_), Some(_)) => {
+            select_execution!(
+                "where ($1::int is null or e.executed_by = $1)
+                   and ($2::text is null or e.status = $2)
+                   and ($3::int is null or e.report_definition_id = $3)
+                   and ($4::bigint is null or e.id < $4)
+                 order by e.id desc
+                 limit $5"
+            )
+        }
+    };
+    sqlx::query_as(statement)
+        // Planned for these values each time: a plan for any would walk all executions, newest first,
+        // for a filter that few of them pass.
+        .persistent(false)
+        .bind(filter.executed_by)
+        .bind(filter.status.map(Status::as_str))
+        .bind(report)
+        .bind(filter.before)
+        .bind(limit)
+        .fetch_all(pool)
+        .await
 }
 
 /// How many executions of a user are not finished.
