@@ -144,7 +144,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NameInPath {
 }
 
 /// The last part of the path that can be chosen, as text; empty, which names nothing, where it is
-/// not UTF-8.
+/// not UTF-8 or holds NUL, which PostgreSQL cannot look for.
 #[derive(Debug)]
 pub struct PathText(pub String);
 
@@ -153,6 +153,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathText {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let text = Path::<String>::from_request_parts(parts, state).await;
+        let text = text.ok().filter(|Path(text)| !text.contains('\0'));
         Ok(Self(text.map(|Path(text)| text).unwrap_or_default()))
     }
 }

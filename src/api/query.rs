@@ -54,6 +54,11 @@ impl QueryReader {
             self.refuse(name, "repeated", "may be given only once");
             return None;
         }
+        // PostgreSQL cannot compare it with any text.
+        if found.as_ref().is_some_and(|text| text.contains('\0')) {
+            self.refuse(name, "invalid", "must be without the character U+0000");
+            return None;
+        }
         found
     }
 
@@ -129,6 +134,13 @@ mod tests {
     fn a_repeated_parameter_is_refused() {
         let mut query = QueryReader::new(Some("limit=5&limit=6"));
         assert_eq!(query.take("limit"), None);
+        assert!(query.finish().is_err());
+    }
+
+    #[test]
+    fn a_parameter_that_no_text_can_hold_is_refused() {
+        let mut query = QueryReader::new(Some("policy=a%00b"));
+        assert_eq!(query.take("policy"), None);
         assert!(query.finish().is_err());
     }
 

@@ -483,6 +483,7 @@ pub async fn replay_delivery(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     // What names nothing becomes a name that nothing has: 403 comes before 404.
+    let path = path.ok().filter(|Path((name, _))| !name.contains('\0'));
     let (name, id) = path.map(|Path(path)| path).unwrap_or_default();
     let id = id.parse().unwrap_or(0);
     let replayed = state.services.replay_deliveries(&caller, &name, Some(id)).await?;

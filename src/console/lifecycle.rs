@@ -1,6 +1,6 @@
 //! Policies with their preview drawn, and runs with their progress.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use minijinja::{Value, context};
@@ -10,7 +10,7 @@ use super::Console;
 use super::chart::share;
 use super::events::{self, Followable};
 use super::pages::{Page, of};
-use super::request::{Change, Name, Number, Query, SignedIn};
+use super::request::{Action, Change, Name, Number, Query, SignedIn};
 use super::response::see_other;
 use crate::api::{Problem, ProblemKind};
 use crate::retention::plan::Preview;
@@ -217,7 +217,7 @@ pub async fn run_events(
 /// Approves, pauses, resumes or cancels.
 pub async fn change_run(
     State(console): State<Console>,
-    Path((id, verb)): Path<(String, String)>,
+    Action(id, verb): Action,
     Change { session, fields: _ }: Change,
 ) -> Result<Response, Problem> {
     let id = id.parse().unwrap_or(0);

@@ -1,6 +1,6 @@
 //! Queues and workers, and the search through the audit.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -9,7 +9,7 @@ use url::form_urlencoded;
 
 use super::Console;
 use super::pages::{Page, of};
-use super::request::{Change, Fields, Query, SignedIn};
+use super::request::{Action, Change, Fields, Query, SignedIn};
 use super::response::see_other;
 use crate::api::{Problem, ProblemKind};
 use crate::db::audit::AuditFilter;
@@ -43,7 +43,7 @@ pub async fn queues(
 /// Pauses or resumes a queue.
 pub async fn change_queue(
     State(console): State<Console>,
-    Path((name, verb)): Path<(String, String)>,
+    Action(name, verb): Action,
     Change { session, fields: _ }: Change,
 ) -> Result<Response, Problem> {
     let (services, caller) = (&console.api.services, &session.caller);

@@ -149,6 +149,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
+/// Two parts of the path: a name and what is done with it. Empty, which names nothing, where one is
+/// not UTF-8 or holds NUL.
+#[derive(Debug)]
+pub struct Action(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Action {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let (name, verb) = texts.map(|Path(texts)| texts).unwrap_or_default();
+        let is_legal = !name.contains('\0') && !verb.contains('\0');
+        Ok(if is_legal { Self(name, verb) } else { Self(String::new(), String::new()) })
+    }
+}
+
 /// A number in the path; 0, which nothing has, for other text.
 #[derive(Debug, Clone, Copy)]
 pub struct Number(pub i64);

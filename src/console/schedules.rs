@@ -1,6 +1,6 @@
 //! Schedules: one's own, or everybody's with the right to see them.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use minijinja::context;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Console;
 use super::pages::{Page, of};
-use super::request::{Change, Fields, Name, Query, SignedIn};
+use super::request::{Action, Change, Fields, Name, Query, SignedIn};
 use super::response::see_other;
 use crate::api::{Problem, ProblemKind, ScheduleResource, read_backfill};
 use crate::service::Permission;
@@ -68,7 +68,7 @@ pub async fn show(
 /// Pauses, resumes, runs, back-fills or deletes one.
 pub async fn change(
     State(console): State<Console>,
-    Path((name, verb)): Path<(String, String)>,
+    Action(name, verb): Action,
     Change { session, fields }: Change,
 ) -> Result<Response, Problem> {
     let (services, caller) = (&console.api.services, &session.caller);

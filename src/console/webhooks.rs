@@ -1,6 +1,6 @@
 //! Webhooks, and what became of the messages to them.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use minijinja::{Value, context};
@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 
 use super::Console;
 use super::pages::{Page, of};
-use super::request::{Change, Name, Query, SignedIn};
+use super::request::{Action, Change, Name, Query, SignedIn};
 use super::response::see_other;
 use crate::api::{Problem, ProblemKind, read_webhook};
 use crate::service::sessions::Session;
@@ -67,7 +67,7 @@ pub async fn show(
 /// Tries it out, disables, enables, deletes, makes a new secret, or sends again what failed.
 pub async fn change(
     State(console): State<Console>,
-    Path((name, verb)): Path<(String, String)>,
+    Action(name, verb): Action,
     Change { session, fields }: Change,
 ) -> Result<Response, Problem> {
     let (services, caller) = (&console.api.services, &session.caller);

@@ -101,7 +101,8 @@ impl Services {
             Err(ServiceError::BadField { field, expected: expected.to_owned() })
         };
         if let Some(name) = &deliver.webhook
-            && webhooks::find(connection, name).await?.is_none()
+            // With NUL PostgreSQL would not even look for it.
+            && (name.contains('\0') || webhooks::find(connection, name).await?.is_none())
         {
             return refuse("/deliver/webhook", "must be the name of a webhook");
         }

@@ -97,7 +97,20 @@ impl Services {
         let calendar = order.calendar()?;
         order.check_bounds()?;
         let submission = order.submission.clone().into_submission(None);
-        self.estimate(caller, &order.report, &submission).await?;
+        let no_report = || ServiceError::BadField {
+            field: "/report",
+            expected: "must be the slug of a report".to_owned(),
+        };
+        // PostgreSQL would not even look for it.
+        if order.report.contains('\0') {
+            return Err(no_report());
+        }
+        let estimated = self.estimate(caller, &order.report, &submission).await;
+        estimated.map_err(|error| match error {
+            // What is named in a body is a field of it, not the resource that was asked for.
+            ServiceError::NotFound { .. } => no_report(),
+            error => error,
+        })?;
         let mut tx = self.db.begin().await?;
         self.check_deliver(&mut tx, &order.deliver).await?;
         if schedules::list(&self.db, Some(owner_id)).await?.len() >= MAX_PER_OWNER {
