@@ -21,7 +21,8 @@ test:
 	script/bootstrap && script/test
 
 # Exports against psql, rust_xlsxwriter and Python's libraries; archive and purge against single
-# statements, backups against pg_dump, the queue against pgbench. Writes target/bench.json.
+# statements, backups against pg_dump, the queue against pgbench, pages with a million executions.
+# Writes target/bench.json.
 bench:
 	script/bootstrap && script/bench
 

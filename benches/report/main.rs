@@ -18,12 +18,15 @@ mod backup;
 mod contender;
 mod data;
 mod ground;
+mod history;
 mod lifecycle;
 mod ours;
 mod outcome;
+mod pages;
 mod queue;
 mod rust_xlsxwriter;
 mod s3;
+mod service;
 mod session;
 
 /// Measures the export of reports against what others offer.

@@ -1,16 +1,14 @@
 //! How soon a report starts, and how many of one row are executed in a second: with no history,
 //! with a million finished executions, and beside the least that a queue in PostgreSQL can do.
 
-use std::net::TcpListener;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use reqwest::Client;
-use serde_json::{Map, Value, json};
+use anyhow::{Context, ensure};
+use serde_json::{Map, Value};
 
 use crate::ground::{Ground, RUN, output};
 use crate::outcome::median;
+use crate::service::{CONCURRENCY, PATIENCE, Service};
 use crate::session::{add, say};
 
 /// Executions of which the time from submit to start is taken, one after the other.
@@ -19,14 +17,10 @@ const ALONE: usize = 300;
 const MANY: usize = 2_000;
 /// Submits on their way at once.
 const SUBMITTERS: usize = 8;
-/// Executions at once, and clients of pgbench.
-const CONCURRENCY: usize = 10;
 /// Of an idle queue, in milliseconds.
 const START_LIMIT_MS: f64 = 50.0;
 /// Finished executions that are kept.
 const HISTORY: u64 = 1_000_000;
-/// Longest wait for a server to be ready, or for the queue to be empty.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a claim and a completion cost by themselves.
 const CLAIM_COMPLETE: &str = "
@@ -79,7 +73,7 @@ pub fn run(ground: &Ground, report: &mut Map<String, Value>) -> anyhow::Result<(
 
     say(&format!("{ALONE} executions, one after the other"))?;
     let service = Service::start(ground, None)?;
-    runtime.block_on(service.submit(&token, ALONE, 1, true))?;
+    runtime.block_on(service.submit("one-row", &token, ALONE, 1, true))?;
     let percentile = |part: f64| -> anyhow::Result<f64> {
         let statement = format!(
             "select percentile_cont({part}) within group
@@ -145,7 +139,7 @@ fn work_off(
     let newest = ground.sql(RUN, "select coalesce(max(id), 0) from report_executions")?;
     let api = Service::start(ground, Some("api"))?;
     let began = Instant::now();
-    runtime.block_on(api.submit(token, MANY, SUBMITTERS, false))?;
+    runtime.block_on(api.submit("one-row", token, MANY, SUBMITTERS, false))?;
     let per_second = MANY as f64 / began.elapsed().as_secs_f64();
     drop(api);
     if users > 1 {
@@ -221,76 +215,4 @@ fn claim_complete(ground: &Ground) -> anyhow::Result<f64> {
         .context("pgbench says how many transactions it did in a second")?
         .parse()?;
     Ok(MANY as f64 / per_second)
-}
-
-/// A running `registrar serve`, ended in order with this value.
-struct Service {
-    child: Child,
-    base: String,
-}
-
-impl Service {
-    fn start(ground: &Ground, only: Option<&str>) -> anyhow::Result<Self> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut command = ground.command(RUN)?;
-        command.arg("serve").args(only.map(|part| format!("--only={part}")));
-        command
-            .env("REGISTRAR__HTTP__LISTEN", address.to_string())
-            .env("REGISTRAR__WORKER__CONCURRENCY", CONCURRENCY.to_string())
-            .env("REGISTRAR__REPORT__MAX_ACTIVE_PER_USER", "100000")
-            .stdout(Stdio::null());
-        let service = Self { child: command.spawn()?, base: format!("http://{address}") };
-        if only != Some("worker") {
-            let began = Instant::now();
-            while std::net::TcpStream::connect(address).is_err() {
-                ensure!(began.elapsed() < PATIENCE, "the service does not listen");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        Ok(service)
-    }
-
-    /// Submits `count` executions over `side_by_side` connections, with `wait` each after the end
-    /// of the one before.
-    async fn submit(
-        &self,
-        token: &str,
-        count: usize,
-        side_by_side: usize,
-        wait: bool,
-    ) -> anyhow::Result<()> {
-        let client = Client::builder().no_proxy().build()?;
-        let url = format!("{}/v1/reports/one-row/executions", self.base);
-        let submit = |_| {
-            let mut request = client.post(&url).bearer_auth(token).json(&json!({"format": "csv"}));
-            if wait {
-                request = request.header("Prefer", "wait=10");
-            }
-            async move {
-                let response = request.send().await?;
-                if !response.status().is_success() {
-                    bail!("submit: {}: {}", response.status(), response.text().await?);
-                }
-                Ok::<_, anyhow::Error>(())
-            }
-        };
-        futures::TryStreamExt::try_for_each_concurrent(
-            futures::stream::iter((0..count).map(Ok::<_, anyhow::Error>)),
-            side_by_side,
-            submit,
-        )
-        .await
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // In order: what it holds in the database is given back.
-        let id = self.child.id().to_string();
-        let asked = std::process::Command::new("kill").args(["-TERM", &id]).status();
-        if !asked.is_ok_and(|status| status.success()) {
-            let _killed = self.child.kill();
-        }
-        let _ended = self.child.wait();
-    }
 }

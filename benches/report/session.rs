@@ -16,7 +16,7 @@ use crate::data;
 use crate::ground::Ground;
 use crate::outcome::{Run, measure, median};
 use crate::s3::Server;
-use crate::{backup, lifecycle, queue};
+use crate::{backup, lifecycle, pages, queue};
 
 /// What the worker's memory may grow by, in MiB.
 const PEAK_LIMIT_MIB: f64 = 64.0;
@@ -32,10 +32,12 @@ enum Operation {
     Purge,
     Backup,
     Queue,
+    Pages,
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [Self::Archive, Self::Anonymize, Self::Purge, Self::Backup, Self::Queue];
+    const ALL: [Self; 6] =
+        [Self::Archive, Self::Anonymize, Self::Purge, Self::Backup, Self::Queue, Self::Pages];
 
     const fn name(self) -> &'static str {
         match self {
@@ -44,6 +46,7 @@ impl Operation {
             Self::Purge => "purge",
             Self::Backup => "backup",
             Self::Queue => "queue",
+            Self::Pages => "pages",
         }
     }
 }
@@ -167,6 +170,7 @@ fn operate(
             Operation::Purge => lifecycle::purge(&ground, runs, report)?,
             Operation::Backup => backup::run(&ground, runs, report)?,
             Operation::Queue => queue::run(&ground, report)?,
+            Operation::Pages => pages::run(&ground, report)?,
         }
         save(path, report)?;
     }
