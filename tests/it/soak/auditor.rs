@@ -10,8 +10,11 @@ use super::load::{Ledger, OLD_ROWS};
 use crate::support::receiver::Receiver;
 use crate::support::{TestApp, tell};
 
-/// How long everything that was begun may take to end after the last fault.
-const SETTLE: Duration = Duration::from_secs(180);
+/// How long everything that was begun may take to end after the last fault. A schedule works off what
+/// it is behind with one by one, so after a quarter of an hour that can be minutes.
+const SETTLE: Duration = Duration::from_secs(900);
+/// How long nothing at all may come to its end meanwhile.
+const STANDSTILL: Duration = Duration::from_secs(120);
 /// How long the server may take to notice that somebody is gone.
 const GONE: Duration = Duration::from_secs(10);
 /// Between two looks.
@@ -116,6 +119,7 @@ const LEFT: [(&str, &str); 4] = [
 pub async fn settle(app: &TestApp) {
     let db = &app.services.db;
     let mut open = Vec::new();
+    let mut changed = tokio::time::Instant::now();
     let settled = tokio::time::timeout(SETTLE, async {
         loop {
             for hurry in [
@@ -126,10 +130,15 @@ pub async fn settle(app: &TestApp) {
             ] {
                 sqlx::query(hurry).execute(db).await.unwrap();
             }
+            let before = std::mem::take(&mut open);
             open = sqlx::query_as::<_, (String, i64)>(OPEN).fetch_all(db).await.unwrap();
             if open.is_empty() {
                 return;
             }
+            if open != before {
+                changed = tokio::time::Instant::now();
+            }
+            assert!(changed.elapsed() < STANDSTILL, "nothing ends any more: {open:?}");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     });
