@@ -37,6 +37,9 @@ pub mod workers;
 /// The login role that reports run as.
 pub const REPORT_ROLE: &str = "registrar_report";
 
+/// Connections of a worker to its queues: one for each to listen, and some to fetch and to beat.
+const QUEUE_CONNECTIONS: u32 = 10;
+
 /// A wait for a connection that is worth a line in the log: under load, shorter ones are ordinary.
 const SLOW_ACQUIRE: Duration = Duration::from_secs(10);
 
@@ -119,6 +122,16 @@ pub async fn connect(config: &DatabaseConfig) -> Result<PgPool, DatabaseError> {
 /// [`DatabaseError::NoUrl`] and [`DatabaseError::BadUrl`]
 pub fn connect_lazily(config: &DatabaseConfig) -> Result<PgPool, DatabaseError> {
     Ok(pool_options(config).connect_lazy_with(application_options(config)?))
+}
+
+/// Opens the pool that a worker takes its tickets from. Each queue keeps one connection to hear of
+/// new ones, so of the pool for work they would leave nothing where it is small.
+///
+/// # Errors
+/// [`DatabaseError::NoUrl`] and [`DatabaseError::BadUrl`]
+pub fn connect_queue(config: &DatabaseConfig) -> Result<PgPool, DatabaseError> {
+    let options = application_options(config)?.application_name("registrar queue");
+    Ok(pool_options(config).max_connections(QUEUE_CONNECTIONS).connect_lazy_with(options))
 }
 
 fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {

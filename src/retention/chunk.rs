@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +94,6 @@ pub struct Attempt {
 /// The loop, with what it learned of the speed of things.
 #[derive(Debug)]
 pub struct ChunkLoop<'a> {
-    db: &'a PgPool,
     attempt: &'a Attempt,
     limits: Limits,
     time_zone: &'static str,
@@ -105,34 +104,32 @@ pub struct ChunkLoop<'a> {
 
 impl<'a> ChunkLoop<'a> {
     /// For one attempt; sizes carry over from table to table.
-    pub fn new(
-        db: &'a PgPool,
-        attempt: &'a Attempt,
-        limits: Limits,
-        time_zone: chrono_tz::Tz,
-    ) -> Self {
+    pub fn new(attempt: &'a Attempt, limits: Limits, time_zone: chrono_tz::Tz) -> Self {
         let watch = Watch::new(limits.pause_when);
         let time_zone = time_zone.name();
-        Self { db, attempt, limits, time_zone, rows: FIRST_ROWS, watch, looked_at: None }
+        Self { attempt, limits, time_zone, rows: FIRST_ROWS, watch, looked_at: None }
     }
 
-    /// Runs chunks until there is nothing left.
+    /// Runs chunks until there is nothing left. One connection for all: statements are prepared once
+    /// for each, and a run that needed more than one would wait for itself in a small pool.
     ///
     /// # Errors
     /// [`RetentionError::Lost`] when the run is not ours any more, [`RetentionError::Stopped`],
     /// [`RetentionError::Locked`] after many tries, or the step's own.
-    pub async fn run(&mut self, step: &mut impl Step) -> Result<(), RetentionError> {
+    pub async fn run(
+        &mut self,
+        connection: &mut PgConnection,
+        step: &mut impl Step,
+    ) -> Result<(), RetentionError> {
         let mut tries = 0;
         let mut pause = FIRST_PAUSE;
-        // One connection for all: statements are prepared once for each.
-        let mut connection = self.db.acquire().await?;
         loop {
             if self.attempt.stop.is_cancelled() {
                 return Err(RetentionError::Stopped);
             }
-            self.wait_for_calm().await?;
+            self.wait_for_calm(connection).await?;
             let began = Instant::now();
-            match self.one(&mut connection, step).await {
+            match self.one(connection, step).await {
                 Ok((Progress::End, _)) => return Ok(()),
                 Ok((Progress::TooMany, _)) => self.rows = (self.rows / 2).max(1),
                 Ok((Progress::More { walked }, taken)) => {
@@ -218,7 +215,10 @@ impl<'a> ChunkLoop<'a> {
     /// # Errors
     /// [`RetentionError::Lost`], [`RetentionError::Stopped`], [`RetentionError::Busy`], or the
     /// database's.
-    pub async fn wait_for_calm(&mut self) -> Result<(), RetentionError> {
+    pub async fn wait_for_calm(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> Result<(), RetentionError> {
         if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
@@ -227,20 +227,18 @@ impl<'a> ChunkLoop<'a> {
         let mut has_waited = false;
         let Attempt { run_id, number, lease_secs, .. } = *self.attempt;
         loop {
-            let mut connection = self.db.acquire().await?;
-            let reason = self.watch.look(&mut connection).await?;
+            let reason = self.watch.look(connection).await?;
             if reason.is_some() || has_waited {
-                run::note_waiting(&mut connection, run_id, number, reason.as_deref()).await?;
+                run::note_waiting(connection, run_id, number, reason.as_deref()).await?;
             }
             self.looked_at = Some(Instant::now());
             let Some(reason) = reason else { return Ok(()) };
             if began.elapsed() >= most.duration() {
                 return Err(RetentionError::Busy { reason, most });
             }
-            if !run::beat(&mut connection, run_id, number, lease_secs).await? {
+            if !run::beat(connection, run_id, number, lease_secs).await? {
                 return Err(RetentionError::Lost);
             }
-            drop(connection);
             has_waited = true;
             self.sleep(LOOK_EVERY).await?;
         }

@@ -81,7 +81,7 @@ pub async fn run(
     let time_zone = policy.time_zone;
     let (catalog, guard, ledger) = (&catalog, &guard, ledger.as_ref());
     let worker = Worker { db, store, ledger, keyring, catalog, attempt, guard, time_zone };
-    let mut chunks = ChunkLoop::new(db, attempt, policy.limits, policy.time_zone);
+    let mut chunks = ChunkLoop::new(attempt, policy.limits, policy.time_zone);
     let mut position = 0;
     for group in &plan.groups {
         let rules = worker.places(group, &mut position).await?;
@@ -289,12 +289,12 @@ impl Worker<'_> {
                 let done = match &rule.treats {
                     Some(treats) => {
                         let mut step = self.treat(placed, rule, treats, (walk, from, last_key))?;
-                        chunks.run(&mut step).await?;
+                        chunks.run(&mut connection, &mut step).await?;
                         step.moved
                     }
                     None => {
                         let mut step = self.step(placed, rule, walk, from, last_key);
-                        chunks.run(&mut step).await?;
+                        chunks.run(&mut connection, &mut step).await?;
                         step.moved
                     }
                 };

@@ -195,7 +195,7 @@ impl Services {
         claimed: &Claimed,
         attempt: &Attempt,
     ) -> Result<(), RetentionError> {
-        let mut calm = ChunkLoop::new(&self.db, attempt, policy.limits, policy.time_zone);
+        let mut calm = ChunkLoop::new(attempt, policy.limits, policy.time_zone);
         let mut tx = self.begin_for(attempt).await?;
         run::begin_table(&mut tx, attempt.run_id, PEOPLE).await?;
         tx.commit().await?;
@@ -205,7 +205,7 @@ impl Services {
             if attempt.stop.is_cancelled() {
                 return Err(RetentionError::Stopped);
             }
-            calm.wait_for_calm().await?;
+            calm.wait_for_calm(&mut *self.db.acquire().await?).await?;
             // A run that was paused or cancelled begins no further go.
             self.begin_for(attempt).await?.commit().await?;
             let Some(outcome) = eraser.next_go(which).await.map_err(of_erasure)? else {

@@ -194,7 +194,8 @@ async fn settle(
         Ok(Outcome::NeedsApproval(_)) => "needs_approval",
         Err(error) => error.code(),
     };
-    tracing::info!(run.id = id, changed, result, "run {id}: {result}");
+    let error = outcome.as_ref().err().map(tracing::field::display);
+    tracing::info!(run.id = id, changed, result, error, "run {id}: {result}");
     if changed {
         metrics::counter!("registrar_lifecycle_runs_finished_total", "outcome" => result)
             .increment(1);

@@ -11,9 +11,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use apalis::prelude::*;
 use apalis_postgres::{Config, PostgresStorage};
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
+use crate::db;
 use crate::db::executions::Caps;
 use crate::db::queue_pauses;
 use crate::notify::Sender;
@@ -111,7 +113,8 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
     let grace = tokio::spawn(end_after_grace(context.clone(), shutdown.clone()));
     let sender = Sender::new(&services.config.webhook).context("make the client of webhooks")?;
     let mailer = Mailer::new(&services.config.email)?;
-    let monitored = monitor(&context, &sender, mailer).run_with_signal(async move {
+    let tickets = db::connect_queue(&services.config.database)?;
+    let monitored = monitor(&context, &tickets, &sender, mailer).run_with_signal(async move {
         standstill.cancelled().await;
         Ok(())
     });
@@ -152,14 +155,19 @@ async fn overdue(abort: &CancellationToken) {
     tokio::time::sleep(END_LIMIT).await;
 }
 
-fn monitor(context: &Context, sender: &Sender, mailer: Option<Mailer>) -> Monitor {
-    let reports = storage::<ReportTicket>(context, Queue::Reports);
-    let lifecycle = storage::<RunTicket>(context, Queue::Lifecycle);
-    let maintenance = storage::<MaintenanceTicket>(context, Queue::Maintenance);
+fn monitor(
+    context: &Context,
+    tickets: &PgPool,
+    sender: &Sender,
+    mailer: Option<Mailer>,
+) -> Monitor {
+    let reports = storage::<ReportTicket>(tickets, Queue::Reports);
+    let lifecycle = storage::<RunTicket>(tickets, Queue::Lifecycle);
+    let maintenance = storage::<MaintenanceTicket>(tickets, Queue::Maintenance);
     let concurrency = context.services.config.worker.concurrency.get();
-    let occurrences = storage::<OccurrenceTicket>(context, Queue::Occurrences);
-    let backups = storage::<BackupTicket>(context, Queue::Backups);
-    let deliveries = storage::<DeliveryTicket>(context, Queue::Deliveries);
+    let occurrences = storage::<OccurrenceTicket>(tickets, Queue::Occurrences);
+    let backups = storage::<BackupTicket>(tickets, Queue::Backups);
+    let deliveries = storage::<DeliveryTicket>(tickets, Queue::Deliveries);
     let (for_backups, for_deliveries) = (context.clone(), context.clone());
     let sender = sender.clone();
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
@@ -230,7 +238,7 @@ fn queue_worker_name(context: &Context, queue: Queue) -> String {
     format!("{}-{}-{}", context.worker_id, queue.name(), Ulid::generate())
 }
 
-fn storage<T>(context: &Context, queue: Queue) -> PostgresStorage<T> {
+fn storage<T>(tickets: &PgPool, queue: Queue) -> PostgresStorage<T> {
     let config = Config::default()
         .queue(queue.name())
         // With more, buffered tickets keep apalis from beating, and a peer runs them again.
@@ -239,5 +247,5 @@ fn storage<T>(context: &Context, queue: Queue) -> PostgresStorage<T> {
         .lock_tasks(false)
         .heartbeat_interval(QUEUE_HEARTBEAT)
         .missed_heartbeats(QUEUE_MISSED_HEARTBEATS);
-    PostgresStorage::<T>::new(&context.services.db).with_config(config)
+    PostgresStorage::<T>::new(tickets).with_config(config)
 }
