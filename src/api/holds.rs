@@ -179,7 +179,7 @@ pub async fn place_hold(
     params(
         ("in_force" = Option<bool>, Query, description = "Only those in force, or only others."),
         ("table" = Option<String>, Query, description = "Only those of this table.",
-            pattern = "^[a-z_][a-z0-9_]{0,62}$"),
+            pattern = r"^[^.\u0000]+(\.[^.\u0000]+)?$"),
         ("limit" = Option<i64>, Query, description = "Holds on a page; 50 if not given.",
             minimum = 1, maximum = 200),
         ("cursor" = Option<i64>, Query, description = "From `next` of the page before."),

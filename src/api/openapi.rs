@@ -181,6 +181,9 @@ fn statuses(path: &str, secured: bool, operation: &Operation) -> Vec<u16> {
     if path.ends_with("/result") || path.ends_with("/manifest") {
         all.extend([409, 410]);
     }
+    if path.ends_with("/formats") {
+        all.push(410);
+    }
     if path.ends_with("/result") {
         all.push(416);
     }

@@ -21,6 +21,7 @@ use crate::db::report_deliveries::{Channel, ReportDelivery};
 use crate::db::schedules::{
     CatchUp, Occurrence, OccurrenceStatus, Overlap, Schedule, ScheduleName, Timing,
 };
+use crate::service::object::Object;
 use crate::service::report_deliveries::Deliver;
 use crate::service::schedules::{
     MAX_UPCOMING, ScheduleHistory, ScheduleOrder, ScheduledSubmission,
@@ -565,7 +566,7 @@ pub fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
     let overlap = field(body, "overlap", "must be `skip` or `queue`", faults);
     let jitter_secs = field(body, "jitter_secs", number, faults);
     let pause_after_failures = field(body, "pause_after_failures", number, faults);
-    let deliver = field(body, "deliver", DELIVER, faults);
+    let deliver: Option<Object<Deliver>> = field(body, "deliver", DELIVER, faults);
     let name = name.and_then(|text| {
         let name = text.parse::<ScheduleName>();
         name.map_err(|_| faults.push(FieldError::at("/name", "invalid", NAME))).ok()
@@ -578,7 +579,7 @@ pub fn order(mut object: Map<String, Value>) -> Result<ScheduleOrder, Problem> {
     Ok(ScheduleOrder {
         name,
         report,
-        deliver: deliver.unwrap_or_default(),
+        deliver: deliver.map(|Object(deliver)| deliver).unwrap_or_default(),
         submission: ScheduledSubmission {
             parameters: submission.parameters,
             format: submission.format,

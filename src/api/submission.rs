@@ -9,6 +9,7 @@ use super::error::ProblemKind;
 use super::problem::{FieldError, Problem};
 use crate::report::Presentation;
 use crate::service::executions::{IdempotencyKey, Reuse, Submission};
+use crate::service::object::Object;
 use crate::writer::{Compression, Format, Reader};
 
 /// What separates the fields of a CSV.
@@ -138,13 +139,14 @@ impl SubmissionBody {
                 &mut errors,
             )
             .flatten(),
-            reuse: field::<Option<ReuseBody>>(
+            reuse: field::<Option<Object<ReuseBody>>>(
                 &mut object,
                 "reuse",
                 "must be an object with `max_age_secs`, a whole number",
                 &mut errors,
             )
-            .flatten(),
+            .flatten()
+            .map(|Object(reuse)| reuse),
         };
         if body.reuse.is_some_and(|reuse| reuse.max_age_secs > MAX_REUSE_SECS) {
             let expected = format!("must be at most {MAX_REUSE_SECS}");

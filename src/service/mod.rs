@@ -33,6 +33,7 @@ pub mod formats;
 mod health;
 pub mod hold_copies;
 pub mod holds;
+pub mod object;
 pub mod overview;
 pub mod passwords;
 pub mod people_runs;

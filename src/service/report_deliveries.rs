@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::webhooks::EventType;
-use super::{Caller, ServiceError, Services};
+use super::{Caller, ServiceError, Services, object};
 use crate::db::report_deliveries::{self as outbox, ClaimedReport, Ended};
 use crate::db::schedules;
 use crate::db::{accounts, audit, tokens, webhooks};
@@ -33,7 +33,11 @@ pub struct Deliver {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<String>,
     /// A mail to the owner.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub email: Option<DeliverEmail>,
     /// A copy of the file in this folder below `deliveries/` of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]

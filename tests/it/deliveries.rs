@@ -241,6 +241,9 @@ async fn ways_that_cannot_work_are_refused_by_name() {
         (json!({"copy_to": "../results"}), "/deliver"),
         (json!({"copy_to": "/x"}), "/deliver"),
         (json!({"fax": "1"}), "/deliver"),
+        // A struct alone is read from an array as well.
+        (json!([null, null]), "/deliver"),
+        (json!({"email": [true]}), "/deliver"),
         (json!({"email": {"to": "x@example.org"}}), "/deliver"),
     ] {
         let body = json!({"name": "x", "report": "numbers", "cron": "0 0 1 1 *",
