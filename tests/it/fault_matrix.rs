@@ -292,6 +292,9 @@ async fn sigterm() {
         held.let_go().await;
         held.app.wait_until_ended(held.id).await;
         assert_eq!(held.failures().await, 0, "{point:?}: a deploy costs nothing");
+        // Told once: a second signal would end it at once.
+        let status = held.worker.ended().await;
+        assert!(status.success(), "{point:?}: {status}: {}", held.worker.log());
         held.check("SIGTERM", vec![second]).await;
     })
     .await;

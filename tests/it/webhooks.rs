@@ -237,8 +237,10 @@ async fn gone_disables_and_what_happens_then_can_be_replayed() {
     setting.until("gone", "the refusal", |one| one["status"] == "failed").await;
     let shown = setting.show("gone").await;
     assert_eq!(shown["disabled_reason"], "gone", "{shown}");
+    // The watcher may be refused as well by now: the message about that is a newer one.
     let told = setting.deliveries("watcher").await;
-    assert_eq!(told[0]["data"], json!({"webhook": "gone", "reason": "gone"}));
+    let of_gone = json!({"webhook": "gone", "reason": "gone"});
+    assert!(told.iter().any(|one| one["data"] == of_gone), "{told:?}");
     setting.receiver.answers(Answer::Status(204));
     let id = setting.app.submit("numbers", json!({})).await;
     setting.app.wait_until(id, registrar::db::executions::Status::Completed).await;
