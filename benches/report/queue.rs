@@ -34,7 +34,7 @@ update bench_queue set status = 'done', completed_at = now() where id = :id;
 /// Users whose executions wait side by side.
 const USERS: u64 = 20;
 /// Times that turns and their absence are measured.
-const TURNS_RUNS: usize = 3;
+const TURNS_RUNS: usize = 5;
 /// A claim without turns, caps and lanes: the next of all that wait.
 const FIRST_COME: &str = "
 create function claim_first_come(
