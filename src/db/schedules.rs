@@ -598,7 +598,7 @@ pub async fn take_unticketed(
 const STARTED_BEFORE: i64 = 100;
 
 /// Whether an earlier occurrence of the schedule still waits, or the execution of one of the last
-/// [`STARTED_BEFORE`] that started one is not done. All of them may be years of them.
+/// `STARTED_BEFORE` that started one is not done. All of them may be years of them.
 ///
 /// # Errors
 /// The database's.
