@@ -38,7 +38,7 @@ pub mod workers;
 pub const REPORT_ROLE: &str = "registrar_report";
 
 /// Connections of a worker to its queues: one for each to listen, and some to fetch and to beat.
-const QUEUE_CONNECTIONS: u32 = 10;
+pub const QUEUE_CONNECTIONS: u32 = 10;
 
 /// A wait for a connection that is worth a line in the log: under load, shorter ones are ordinary.
 const SLOW_ACQUIRE: Duration = Duration::from_secs(10);

@@ -58,6 +58,9 @@ const BACKUP_CONCURRENCY: usize = 1;
 /// Messages to webhooks at once: each is a socket that waits.
 const DELIVERY_CONCURRENCY: usize = 32;
 
+// Listening alone would take all of them, and nothing could be fetched.
+const _: () = assert!(Queue::ALL.len() + 2 <= db::QUEUE_CONNECTIONS as usize);
+
 /// What jobs need.
 #[derive(Debug, Clone)]
 pub struct Context {
