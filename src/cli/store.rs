@@ -22,7 +22,8 @@ enum StoreVerb {
     /// Find files without executions, executions without files, and uploads that nobody ended
     ///
     /// Looks only, unless --delete is given; housekeeping deletes four times a day. Exit code 1
-    /// when a completed execution has no file: nothing can be done about that here.
+    /// when a completed execution has no file: nothing can be done about that here; and when the
+    /// store did not delete what it was told to: the next sweep tries again.
     #[command(after_help = "\
 Examples:
   registrar store sweep
@@ -51,8 +52,8 @@ pub async fn run(command: StoreCommand) -> anyhow::Result<ExitCode> {
             } else {
                 show(&swept)?;
             }
-            let lost = swept.missing_files > 0;
-            Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+            let is_done = swept.missing_files + swept.stuck == 0;
+            Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
@@ -68,6 +69,9 @@ fn show(swept: &Swept) -> anyhow::Result<()> {
     match swept.uploads_listed {
         true => say(format!("{} unfinished uploads ({done})", swept.unfinished_uploads))?,
         false => say("unfinished uploads: this store does not tell; see the log")?,
+    }
+    if swept.stuck > 0 {
+        say(format!("{} of these the store did not delete: see the log", swept.stuck))?;
     }
     if swept.foreign_files > 0 {
         let many = swept.foreign_files;

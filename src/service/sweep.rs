@@ -26,12 +26,17 @@ const BATCH: usize = 1_000;
 const MAX_NAMED: usize = 100;
 /// More files than this without a row, and more than a tenth of all, are not deleted.
 const FEW: u64 = 100;
+/// Files and uploads that one sweep leaves because the store does not delete them. After these the
+/// store is taken to be away: each may have cost `store.request_timeout_secs`.
+const MAX_STUCK: u64 = 10;
 
 /// What a sweep found, and whether it acted.
 #[derive(Debug, Default, Serialize)]
 pub struct Swept {
     /// Whether what was found was deleted too.
     pub deleted: bool,
+    /// Whether the sweep came to its end; what is below is what it saw until then.
+    pub finished: bool,
     /// Files that were looked at.
     pub files: u64,
     /// Files that belong to nobody.
@@ -46,6 +51,8 @@ pub struct Swept {
     pub unfinished_uploads: u64,
     /// Whether the store could tell of unfinished uploads.
     pub uploads_listed: bool,
+    /// Files and uploads counted above that the store did not delete; the next sweep tries again.
+    pub stuck: u64,
     /// Completed executions whose file is not there.
     pub missing_files: u64,
     /// The first of the files that belong to nobody.
@@ -58,6 +65,18 @@ impl Swept {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.orphaned_files + self.unfinished_uploads + self.missing_files + self.foreign_files == 0
+    }
+
+    /// Notes how a deletion ended.
+    fn settle(&mut self, deleted: Result<(), StoreError>) -> Result<(), StoreError> {
+        let Err(error) = deleted else { return Ok(()) };
+        self.stuck += 1;
+        if self.stuck >= MAX_STUCK {
+            return Err(error);
+        }
+        let why = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, why, "left by the sweep: the next one tries again");
+        Ok(())
     }
 }
 
@@ -73,18 +92,19 @@ impl Services {
     /// Looks for files without rows, rows without files and uploads without workers below
     /// `results/`. With `delete`, files and uploads that belong to nobody go.
     ///
+    /// What the store does not delete is left, told and counted: the rest is not to wait for it.
+    ///
     /// # Errors
-    /// The database's and the store's; what was deleted before stays deleted.
+    /// The database's and the store's, among them that ten deletions failed; what was deleted
+    /// before stays deleted.
     pub async fn sweep(&self, actor: &Actor, delete: bool) -> Result<Swept, ServiceError> {
         let mut swept = Swept { deleted: delete, ..Swept::default() };
-        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&self.db).await?;
-        let old = now - TimeDelta::hours(i64::from(self.config.store.sweep_after_hours.get()));
-        let mut listed = HashSet::new();
-        let orphans = self.find_orphans(old, &mut swept, &mut listed).await?;
-        self.delete_orphans(orphans, &mut swept).await?;
-        self.sweep_uploads(old, &mut swept).await?;
-        self.find_missing(now, &listed, &mut swept).await?;
-        report(&swept);
+        let ended = self.sweep_all(&mut swept).await;
+        swept.finished = ended.is_ok();
+        if swept.finished {
+            report(&swept);
+        }
+        // Also of a sweep that broke off: what it deleted is deleted.
         if !swept.is_clean() {
             let event = audit::Event {
                 action: "store.swept",
@@ -92,9 +112,22 @@ impl Services {
                 entity_id: None,
                 details: json!(swept),
             };
-            audit::record(&mut *self.db.acquire().await?, actor, event).await?;
+            let recorded = audit::record(&mut *self.db.acquire().await?, actor, event).await;
+            ended.and(recorded.map_err(Into::into))?;
+        } else {
+            ended?;
         }
         Ok(swept)
+    }
+
+    async fn sweep_all(&self, swept: &mut Swept) -> Result<(), ServiceError> {
+        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&self.db).await?;
+        let old = now - TimeDelta::hours(i64::from(self.config.store.sweep_after_hours.get()));
+        let mut listed = HashSet::new();
+        let orphans = self.find_orphans(old, swept, &mut listed).await?;
+        self.delete_orphans(orphans, swept).await?;
+        self.sweep_uploads(old, swept).await?;
+        self.find_missing(now, &listed, swept).await
     }
 
     async fn find_orphans(
@@ -155,7 +188,7 @@ impl Services {
                 swept.orphans.push(orphan.path.to_string());
             }
             if swept.deleted {
-                self.store.delete(&orphan.path).await?;
+                swept.settle(self.store.delete(&orphan.path).await)?;
             }
         }
         Ok(())
@@ -191,7 +224,7 @@ impl Services {
                 if is_orphan {
                     swept.unfinished_uploads += 1;
                     if swept.deleted {
-                        self.store.abort_unfinished(upload).await?;
+                        swept.settle(self.store.abort_unfinished(upload).await)?;
                     }
                 }
             }
@@ -262,10 +295,11 @@ fn report(swept: &Swept) {
     gauge("orphaned_files", swept.orphaned_files);
     gauge("foreign_files", swept.foreign_files);
     gauge("unfinished_uploads", swept.unfinished_uploads);
+    gauge("stuck", swept.stuck);
     gauge("missing_files", swept.missing_files);
     metrics::counter!("registrar_sweeps_total").increment(1);
-    let Swept { files, orphaned_files, unfinished_uploads, missing_files, foreign_files, .. } =
-        swept;
+    let &Swept { files, orphaned_files, unfinished_uploads, stuck, .. } = swept;
+    let &Swept { missing_files, foreign_files, .. } = swept;
     if swept.is_clean() {
         tracing::debug!(files, "swept the store: all is in order");
     } else {
@@ -273,6 +307,7 @@ fn report(swept: &Swept) {
             files,
             orphaned_files,
             unfinished_uploads,
+            stuck,
             missing_files,
             foreign_files,
             deleted = swept.deleted,

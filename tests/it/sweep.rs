@@ -4,9 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use registrar::db::audit::Actor;
 use registrar::db::executions::Status;
 use registrar::queue::{self, MaintenanceTicket};
+use registrar::store::ObjectPath;
 use serde_json::json;
 
 use crate::support::TestApp;
@@ -86,6 +88,60 @@ async fn many_files_without_rows_are_another_databases_and_stay() {
     let swept = app.services.sweep(&Actor::system(), true).await.unwrap();
     assert_eq!((swept.foreign_files, swept.orphaned_files), (150, 0));
     assert!(files.iter().all(|file| file.exists()));
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_delete_is_left_for_the_next_sweep() {
+    let app = TestApp::new().on_s3().await;
+    app.define("one", "select 1 as one").await;
+    let kept = app.run("one", json!({})).await;
+    let path = kept.result_file_path.unwrap();
+    let folder = path.rsplit_once("/1/").unwrap().0;
+    let (s3, store) = (app.s3.as_ref().unwrap(), &app.services.store);
+    for attempt in 7..=9 {
+        let path = ObjectPath::from(format!("{folder}/{attempt}/one.csv"));
+        store.put(&path, Bytes::from_static(b"left behind")).await.unwrap();
+        let mut upload = store.upload(ObjectPath::from(format!("{folder}/{attempt}/two.csv")));
+        for _ in 0..2 {
+            upload.put(Bytes::from(vec![b'x'; store.part_bytes()])).await.unwrap();
+        }
+        app.wait_for("the parts", async || !s3.leftover_parts().is_empty()).await;
+        // As a killed process leaves it.
+        std::mem::forget(upload);
+    }
+    s3.fail(Fault::Refuse, Operation::Delete, 2);
+    s3.fail(Fault::Refuse, Operation::AbortUpload, 1);
+
+    let mut first = Process::start(&app.config, &["store", "sweep", "--delete"]);
+    assert_eq!(first.ended().await.code(), Some(1), "{}", first.log());
+    assert!(first.log().contains("2 of these the store did not delete"), "{}", first.log());
+    let second = app.services.sweep(&Actor::system(), true).await.unwrap();
+    let left = (second.orphaned_files, second.unfinished_uploads, second.stuck);
+    assert_eq!(left, (1, 1, 0), "the others were gone");
+    let third = app.services.sweep(&Actor::system(), true).await.unwrap();
+    assert!(third.is_clean(), "{third:?}");
+    assert_eq!(app.csv(kept.id).await, "one\n1\n");
+}
+
+#[tokio::test]
+async fn a_store_that_deletes_nothing_ends_the_sweep() {
+    let app = TestApp::new().on_s3().await;
+    let s3 = app.s3.as_ref().unwrap();
+    app.define("one", "select 1 as one").await;
+    let kept = app.run("one", json!({})).await;
+    let path = kept.result_file_path.unwrap();
+    let folder = path.rsplit_once("/1/").unwrap().0;
+    for attempt in 1_001..=1_020 {
+        let path = ObjectPath::from(format!("{folder}/{attempt}/one.csv"));
+        app.services.store.put(&path, Bytes::from_static(b"left behind")).await.unwrap();
+        // Each of the next requests meets its own.
+        s3.fail(Fault::Refuse, Operation::Delete, attempt - 1_000);
+    }
+    app.services.sweep(&Actor::system(), true).await.unwrap_err();
+    assert_eq!(s3.count(Operation::Delete), 10);
+    let recorded = "select count(*) from audit_logs where action = 'store.swept'
+        and new_values ->> 'finished' = 'false' and new_values ->> 'stuck' = '10'";
+    assert_eq!(app.number(recorded).await, 1, "what it did until then");
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ pub enum Operation {
     CompleteUpload,
     /// Take a multipart upload back.
     AbortUpload,
+    /// Delete objects.
+    Delete,
     /// Read an object, or list.
     Get,
     /// List multipart uploads that were begun and not ended.
@@ -140,6 +142,13 @@ impl S3Server {
     /// Lets every request meet a fault, until it is told otherwise. What hangs stays hanging.
     pub fn break_down(&self, fault: Option<Fault>) {
         self.plan.lock().unwrap().down = fault;
+    }
+
+    /// Takes back the faults that no request has met.
+    pub fn heal(&self) {
+        let mut plan = self.plan.lock().unwrap();
+        plan.faults.clear();
+        plan.down = None;
     }
 
     /// Lets one request go on that is held, or will be.
@@ -282,6 +291,8 @@ fn operation(request: &Request) -> Operation {
         Method::POST if query.contains("uploadId=") => Operation::CompleteUpload,
         Method::POST if query.starts_with("uploads") => Operation::BeginUpload,
         Method::DELETE if query.contains("uploadId=") => Operation::AbortUpload,
+        Method::DELETE => Operation::Delete,
+        Method::POST if query.starts_with("delete") => Operation::Delete,
         Method::GET if query.starts_with("uploads") => Operation::ListUploads,
         Method::GET => Operation::Get,
         _ => Operation::Other,
