@@ -184,9 +184,11 @@ impl ReportDatabase {
             ranges::import(&mut connection, snapshot).await?;
         }
         configure(&mut connection, limits).await?;
+        // The function and not `pg_stat_activity`: the view's joins cost a new connection more than
+        // a millisecond.
         let (pid, started_at, taken_at, lsn) = sqlx::query_as(
             "select pg_backend_pid(),
-                    (select backend_start from pg_stat_activity where pid = pg_backend_pid()),
+                    (select backend_start from pg_stat_get_activity(pg_backend_pid())),
                     now(),
                     case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                          else pg_current_wal_lsn() end::text",
