@@ -126,6 +126,30 @@ async fn what_a_cap_keeps_back_does_not_hide_what_is_behind_it() {
 }
 
 #[tokio::test]
+async fn what_others_hold_locked_is_passed_over() {
+    let mut app = TestApp::new().await;
+    app.leave_unfinished();
+    app.define("one", "select 1 as one").await;
+    let mut ids = Vec::new();
+    for user in ["ana", "ana", "ana", "rui", "rui"] {
+        ids.push(submit(&app, user, "one").await);
+    }
+    // As cancelling does, before it commits: the first two of each user.
+    let mut cancelling = app.services.db.begin().await.unwrap();
+    for id in [ids[0], ids[1], ids[3], ids[4]] {
+        let locked = sqlx::query("select from report_executions where id = $1 for update");
+        locked.bind(id).execute(&mut *cancelling).await.unwrap();
+    }
+    let claim = || executions::claim_next(&app.services.db, "worker", 60, Caps::default());
+    // The first claim looks at everything before it tries, the second begins where that one did.
+    for expected in [Some(ids[2]), None] {
+        assert_eq!(claim().await.unwrap().map(|next| next.id), expected);
+    }
+    cancelling.rollback().await.unwrap();
+    assert!(ids.contains(&claim().await.unwrap().unwrap().id));
+}
+
+#[tokio::test]
 async fn the_place_in_the_queue_is_the_order_of_the_claims() {
     let mut app = TestApp::new().await;
     app.leave_unfinished();
