@@ -1,7 +1,9 @@
 //! A real S3 server on a real socket, in this process, which can fail on demand.
 //!
 //! It runs on a thread and a runtime of its own: stopping it ends every connection at once, as if
-//! the machine were gone, and it comes back on the same port with what was stored.
+//! the machine were gone, and it comes back on the same port with what was stored. What a real
+//! server does wholly or not at all (begin an upload, complete it, take it back) it does to its end
+//! before: the library does it in steps, and a cut between them leaves parts of no upload.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +21,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 
 /// The only bucket.
 pub const BUCKET: &str = "results";
@@ -86,6 +88,8 @@ pub struct S3Server {
     address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
     released: Arc<Semaphore>,
+    /// Read by what is done wholly or not at all, written by the server's end.
+    whole: Arc<RwLock<()>>,
     running: Option<Runtime>,
 }
 
@@ -97,7 +101,8 @@ impl S3Server {
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let released = Arc::new(Semaphore::new(0));
-        let mut server = Self { root, address, plan: Arc::default(), released, running: None };
+        let (plan, whole) = (Arc::default(), Arc::default());
+        let mut server = Self { root, address, plan, released, whole, running: None };
         server.start_again();
         server
     }
@@ -113,7 +118,7 @@ impl S3Server {
         let listener = std::net::TcpListener::bind(self.address).unwrap();
         listener.set_nonblocking(true).unwrap();
         self.address = listener.local_addr().unwrap();
-        let router = router(self.root.path(), &self.plan, &self.released);
+        let router = router(self);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             axum::serve(listener, router).await.unwrap();
@@ -125,7 +130,12 @@ impl S3Server {
     pub fn stop(&mut self) {
         let Some(runtime) = self.running.take() else { return };
         // On a thread, because a runtime must not be waited for in another one.
-        let ending = std::thread::spawn(move || runtime.shutdown_timeout(END_LIMIT));
+        let whole = Arc::clone(&self.whole);
+        let ending = std::thread::spawn(move || {
+            let _done = runtime
+                .block_on(async { tokio::time::timeout(END_LIMIT, whole.write_owned()).await });
+            runtime.shutdown_timeout(END_LIMIT);
+        });
         ending.join().unwrap();
     }
 
@@ -175,11 +185,12 @@ impl Drop for S3Server {
     }
 }
 
-fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> axum::Router {
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
+fn router(server: &S3Server) -> axum::Router {
+    let root = server.root.path().to_owned();
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-    let (service, plan, released) = (builder.build(), Arc::clone(plan), Arc::clone(released));
-    let root = root.to_owned();
+    let service = Service { inner: builder.build(), whole: Arc::clone(&server.whole) };
+    let (plan, released) = (Arc::clone(&server.plan), Arc::clone(&server.released));
     axum::Router::new().fallback(move |request: Request| {
         let (service, plan) = (service.clone(), Arc::clone(&plan));
         let (released, root) = (Arc::clone(&released), root.clone());
@@ -209,7 +220,7 @@ fn router(root: &Path, plan: &Arc<Mutex<Plan>>, released: &Arc<Semaphore>) -> ax
 }
 
 /// What the server's library lacks. It checks the signature, and then says that it cannot.
-async fn list_uploads(service: &S3Service, request: Request, root: &Path) -> Response {
+async fn list_uploads(service: &Service, request: Request, root: &Path) -> Response {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let checked = answer(service, request).await;
     if checked.status() != StatusCode::NOT_IMPLEMENTED {
@@ -256,11 +267,29 @@ async fn refuse(request: Request, status: StatusCode) -> Response {
     status.into_response()
 }
 
+/// The library's server.
+#[derive(Clone)]
+struct Service {
+    inner: S3Service,
+    /// See [`S3Server`].
+    whole: Arc<RwLock<()>>,
+}
+
 /// Carries a request out in a task of its own: a server goes on with what its client asked for,
 /// also when the client has left.
-async fn answer(service: &S3Service, request: Request) -> Response {
-    let service = service.clone();
-    let answering = async move { service.call(request.map(s3s::Body::http_body_unsync)).await };
+async fn answer(service: &Service, request: Request) -> Response {
+    let Service { inner, whole } = service.clone();
+    let is_whole = matches!(
+        operation(&request),
+        Operation::BeginUpload | Operation::CompleteUpload | Operation::AbortUpload
+    );
+    let answering = async move {
+        let _until_done = match is_whole {
+            true => Some(whole.read_owned().await),
+            false => None,
+        };
+        inner.call(request.map(s3s::Body::http_body_unsync)).await
+    };
     match tokio::spawn(answering).await.expect("the server does not panic") {
         Ok(response) => response.map(Body::new),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")).into_response(),
