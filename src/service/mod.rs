@@ -25,6 +25,7 @@ pub mod backlogs;
 pub mod backup_policies;
 pub mod backups;
 pub mod certificates;
+mod deletions;
 pub mod doctor;
 pub mod due_runs;
 pub mod erasures;

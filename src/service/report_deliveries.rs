@@ -218,18 +218,25 @@ impl Services {
     /// # Errors
     /// Database or store do not answer.
     pub(super) async fn remove_copies(&self, execution: i64) -> Result<(), ServiceError> {
-        for folder in outbox::copies_of(&self.db, execution).await? {
-            self.store.remove_folder(&copy_folder(&folder, execution)).await?;
+        for folder in self.copy_folders(execution).await? {
+            self.store.remove_folder(&folder).await?;
         }
         Ok(())
     }
 
+    /// Where the copies of a result are.
+    pub(super) async fn copy_folders(&self, execution: i64) -> Result<Vec<String>, sqlx::Error> {
+        let folders = outbox::copies_of(&self.db, execution).await?;
+        Ok(folders.iter().map(|folder| copy_folder(folder, execution)).collect())
+    }
+
     /// Deletes copies whose result is gone: those that a worker was making while the result expired.
-    /// Returns how many.
+    /// Returns how many. What the store does not delete is left to the next sweep.
     ///
     /// # Errors
-    /// Database or store do not answer.
-    pub async fn sweep_copies(&self) -> Result<usize, ServiceError> {
+    /// The database does not answer, or the store does not tell what it has.
+    pub async fn sweep_copies(&self) -> Result<u64, ServiceError> {
+        let mut deletions = self.deletions();
         let mut deleted = 0;
         let mut chunks = self.store.stream(COPIES).try_chunks(SWEPT_AT_ONCE);
         loop {
@@ -244,8 +251,7 @@ impl Services {
             let executions: Vec<_> = copies.iter().map(|(execution, _)| *execution).collect();
             let kept = outbox::completed_among(&self.db, &executions).await?;
             for (_, path) in copies.iter().filter(|(execution, _)| !kept.contains(execution)) {
-                self.store.delete(path).await?;
-                deleted += 1;
+                deleted += u64::from(deletions.try_one(self.store.delete(path)).await);
             }
         }
     }

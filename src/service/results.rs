@@ -6,20 +6,31 @@ use anyhow::anyhow;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::deletions::Deletions;
 use super::executions::{find, typed};
 use super::{Caller, Permission, ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::definitions;
-use crate::db::executions::{self, Execution, Status};
+use crate::db::executions::{self, Execution, Expiring, Status};
 use crate::report::Presentation;
 use crate::store::key::execution_folder;
 use crate::store::{AttemptKey, ByteRange, ObjectKey, ObjectPath, Reading};
 use crate::writer::{FileType, Format};
 
-/// Results deleted in one pass; the next pass comes soon.
+/// Results listed in one statement, and statements of one pass; the next pass comes soon.
 const EXPIRE_BATCH: i64 = 500;
+const MAX_EXPIRE_BATCHES: u32 = 200;
 /// How long a link to the store is good: long enough to follow it, too short to pass it on.
 const LINK_FOR: Duration = Duration::from_secs(60);
+
+/// What a pass of expiry did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpiredResults {
+    /// Results whose files are gone and whose executions say so.
+    pub expired: u64,
+    /// Results past their time that the store did not delete; the next pass tries again.
+    pub stuck: u64,
+}
 
 /// A result that may be read.
 #[derive(Debug)]
@@ -199,29 +210,55 @@ impl Services {
     }
 
     /// Deletes results whose time is over: the files first, then the state, so that a crash in
-    /// between leaves nothing orphaned. Returns how many.
+    /// between leaves nothing orphaned. A result that the store does not delete stays, and does not
+    /// keep those behind it.
     ///
     /// # Errors
-    /// The database's and the store's; what was done before stays done.
-    pub async fn expire_results(&self) -> Result<u64, ServiceError> {
+    /// The database's; what was done before stays done.
+    pub async fn expire_results(&self) -> Result<ExpiredResults, ServiceError> {
+        let mut deletions = self.deletions();
         let mut expired = 0;
-        for due in executions::list_expiring(&self.db, EXPIRE_BATCH).await? {
-            self.store.remove_folder(&execution_folder(due.created_at, due.id)).await?;
-            self.remove_copies(due.id).await?;
-            let mut tx = self.db.begin().await?;
-            if executions::expire(&mut tx, due.id).await? {
-                let event = audit::Event {
-                    action: "execution.expired",
-                    entity_type: "report_executions",
-                    entity_id: Some(due.id),
-                    details: json!({}),
-                };
-                audit::record(&mut tx, &Actor::system(), event).await?;
-                expired += 1;
+        let mut after = None;
+        for _ in 0..MAX_EXPIRE_BATCHES {
+            let batch = executions::list_expiring(&self.db, after, EXPIRE_BATCH).await?;
+            let Some(last) = batch.last() else { break };
+            after = Some((last.expires_at, last.id));
+            for due in batch {
+                expired += u64::from(self.expire_result(&due, &mut deletions).await?);
             }
-            tx.commit().await?;
         }
-        Ok(expired)
+        Ok(ExpiredResults { expired, stuck: deletions.stuck() })
+    }
+
+    async fn expire_result(
+        &self,
+        due: &Expiring,
+        deletions: &mut Deletions,
+    ) -> Result<bool, ServiceError> {
+        let mut folders = vec![execution_folder(due.created_at, due.id)];
+        folders.extend(self.copy_folders(due.id).await?);
+        for folder in folders {
+            if !deletions.try_one(self.store.remove_folder(&folder)).await {
+                return Ok(false);
+            }
+        }
+        let mut tx = self.db.begin().await?;
+        let is_expired = executions::expire(&mut tx, due.id).await?;
+        if is_expired {
+            let event = audit::Event {
+                action: "execution.expired",
+                entity_type: "report_executions",
+                entity_id: Some(due.id),
+                details: json!({}),
+            };
+            audit::record(&mut tx, &Actor::system(), event).await?;
+        }
+        tx.commit().await?;
+        Ok(is_expired)
+    }
+
+    pub(super) fn deletions(&self) -> Deletions {
+        Deletions::new(Duration::from_secs(self.config.store.request_timeout_secs.get()))
     }
 
     /// A completed execution whose result the caller may read now: it is theirs or they may see

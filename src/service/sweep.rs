@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use serde_json::json;
 
+use super::deletions::Deletions;
 use super::{ServiceError, Services};
 use crate::db::audit::{self, Actor};
 use crate::db::executions::{self, FileOwner, Status};
@@ -26,9 +27,6 @@ const BATCH: usize = 1_000;
 const MAX_NAMED: usize = 100;
 /// More files than this without a row, and more than a tenth of all, are not deleted.
 const FEW: u64 = 100;
-/// Files and uploads that one sweep leaves because the store does not delete them. After these the
-/// store is taken to be away: each may have cost `store.request_timeout_secs`.
-const MAX_STUCK: u64 = 10;
 
 /// What a sweep found, and whether it acted.
 #[derive(Debug, Default, Serialize)]
@@ -66,18 +64,6 @@ impl Swept {
     pub fn is_clean(&self) -> bool {
         self.orphaned_files + self.unfinished_uploads + self.missing_files + self.foreign_files == 0
     }
-
-    /// Notes how a deletion ended.
-    fn settle(&mut self, deleted: Result<(), StoreError>) -> Result<(), StoreError> {
-        let Err(error) = deleted else { return Ok(()) };
-        self.stuck += 1;
-        if self.stuck >= MAX_STUCK {
-            return Err(error);
-        }
-        let why = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::warn!(%error, why, "left by the sweep: the next one tries again");
-        Ok(())
-    }
 }
 
 /// A file that nobody can publish or read any more.
@@ -95,14 +81,14 @@ impl Services {
     /// What the store does not delete is left, told and counted: the rest is not to wait for it.
     ///
     /// # Errors
-    /// The database's and the store's, among them that ten deletions failed; what was deleted
-    /// before stays deleted.
+    /// The database's, and the store's where it does not tell what it has; what was deleted before
+    /// stays deleted.
     pub async fn sweep(&self, actor: &Actor, delete: bool) -> Result<Swept, ServiceError> {
         let mut swept = Swept { deleted: delete, ..Swept::default() };
         let ended = self.sweep_all(&mut swept).await;
         swept.finished = ended.is_ok();
-        if swept.finished {
-            report(&swept);
+        if let Ok(began) = &ended {
+            report(&swept, *began);
         }
         // Also of a sweep that broke off: what it deleted is deleted.
         if !swept.is_clean() {
@@ -120,14 +106,18 @@ impl Services {
         Ok(swept)
     }
 
-    async fn sweep_all(&self, swept: &mut Swept) -> Result<(), ServiceError> {
+    /// Returns when it began.
+    async fn sweep_all(&self, swept: &mut Swept) -> Result<DateTime<Utc>, ServiceError> {
         let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&self.db).await?;
         let old = now - TimeDelta::hours(i64::from(self.config.store.sweep_after_hours.get()));
         let mut listed = HashSet::new();
         let orphans = self.find_orphans(old, swept, &mut listed).await?;
-        self.delete_orphans(orphans, swept).await?;
-        self.sweep_uploads(old, swept).await?;
-        self.find_missing(now, &listed, swept).await
+        let mut deletions = self.deletions();
+        self.delete_orphans(orphans, swept, &mut deletions).await;
+        self.sweep_uploads(old, swept, &mut deletions).await?;
+        swept.stuck = deletions.stuck();
+        self.find_missing(now, &listed, swept).await?;
+        Ok(now)
     }
 
     async fn find_orphans(
@@ -174,7 +164,8 @@ impl Services {
         &self,
         orphans: Vec<Orphan>,
         swept: &mut Swept,
-    ) -> Result<(), ServiceError> {
+        deletions: &mut Deletions,
+    ) {
         let without_row = orphans.iter().filter(|orphan| !orphan.has_row).count() as u64;
         let are_foreign = without_row > FEW && without_row > swept.files / 10;
         for orphan in orphans {
@@ -188,16 +179,16 @@ impl Services {
                 swept.orphans.push(orphan.path.to_string());
             }
             if swept.deleted {
-                swept.settle(self.store.delete(&orphan.path).await)?;
+                deletions.try_one(self.store.delete(&orphan.path)).await;
             }
         }
-        Ok(())
     }
 
     async fn sweep_uploads(
         &self,
         old: DateTime<Utc>,
         swept: &mut Swept,
+        deletions: &mut Deletions,
     ) -> Result<(), ServiceError> {
         let uploads = match self.store.list_unfinished(RESULTS).await {
             Ok(uploads) => uploads,
@@ -224,7 +215,7 @@ impl Services {
                 if is_orphan {
                     swept.unfinished_uploads += 1;
                     if swept.deleted {
-                        swept.settle(self.store.abort_unfinished(upload).await)?;
+                        deletions.try_one(self.store.abort_unfinished(upload)).await;
                     }
                 }
             }
@@ -287,16 +278,17 @@ fn hash(path: &str) -> u64 {
     hasher.finish()
 }
 
-fn report(swept: &Swept) {
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn report(swept: &Swept, began: DateTime<Utc>) {
     let gauge = |found: &'static str, count: u64| {
         metrics::gauge!("registrar_sweep_found", "what" => found).set(count as f64);
     };
     gauge("orphaned_files", swept.orphaned_files);
     gauge("foreign_files", swept.foreign_files);
     gauge("unfinished_uploads", swept.unfinished_uploads);
-    gauge("stuck", swept.stuck);
     gauge("missing_files", swept.missing_files);
+    // Tells which worker's look is the newest: each keeps what it saw last.
+    metrics::gauge!("registrar_sweep_timestamp_seconds").set(began.timestamp() as f64);
     metrics::counter!("registrar_sweeps_total").increment(1);
     let &Swept { files, orphaned_files, unfinished_uploads, stuck, .. } = swept;
     let &Swept { missing_files, foreign_files, .. } = swept;

@@ -1,6 +1,7 @@
 //! What is in the store for nobody is found and goes; what somebody needs stays.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -124,24 +125,56 @@ async fn what_the_store_does_not_delete_is_left_for_the_next_sweep() {
 }
 
 #[tokio::test]
-async fn a_store_that_deletes_nothing_ends_the_sweep() {
-    let app = TestApp::new().on_s3().await;
+async fn a_store_that_answers_no_deletion_is_not_asked_for_each() {
+    let app = TestApp::new()
+        .on_s3()
+        .with(|config| config.store.request_timeout_secs = NonZeroU64::MIN)
+        .await;
     let s3 = app.s3.as_ref().unwrap();
     app.define("one", "select 1 as one").await;
-    let kept = app.run("one", json!({})).await;
-    let path = kept.result_file_path.unwrap();
-    let folder = path.rsplit_once("/1/").unwrap().0;
+    let lost = app.run("one", json!({})).await;
+    let path = ObjectPath::from(lost.result_file_path.unwrap());
+    let folder = path.as_ref().rsplit_once("/1/").unwrap().0.to_owned();
+    app.services.store.delete(&path).await.unwrap();
     for attempt in 1_001..=1_020 {
         let path = ObjectPath::from(format!("{folder}/{attempt}/one.csv"));
         app.services.store.put(&path, Bytes::from_static(b"left behind")).await.unwrap();
         // Each of the next requests meets its own.
-        s3.fail(Fault::Refuse, Operation::Delete, attempt - 1_000);
+        s3.fail(Fault::Hang, Operation::Delete, attempt - 1_000);
     }
-    app.services.sweep(&Actor::system(), true).await.unwrap_err();
-    assert_eq!(s3.count(Operation::Delete), 10);
-    let recorded = "select count(*) from audit_logs where action = 'store.swept'
-        and new_values ->> 'finished' = 'false' and new_values ->> 'stuck' = '10'";
-    assert_eq!(app.number(recorded).await, 1, "what it did until then");
+    let asked = s3.count(Operation::Delete);
+    let swept = app.services.sweep(&Actor::system(), true).await.unwrap();
+    assert_eq!((swept.orphaned_files, swept.stuck), (20, 20));
+    assert_eq!((swept.finished, swept.missing_files), (true, 1), "it looked at the rest");
+    let asked = s3.count(Operation::Delete) - asked;
+    assert!(asked < 20, "asked {asked} times");
+}
+
+#[tokio::test]
+async fn a_result_that_the_store_keeps_does_not_keep_those_behind_it() {
+    let app = TestApp::new().on_s3().await;
+    app.define("one", "select 1 as one").await;
+    let mut ids = Vec::new();
+    for hours in [3, 2, 1] {
+        let id = app.run("one", json!({})).await.id;
+        let past = format!(
+            "update report_executions set expires_at = now() - interval '{hours} h' where id = {id}"
+        );
+        app.execute(&past).await;
+        ids.push(id);
+    }
+    let s3 = app.s3.as_ref().unwrap();
+    s3.fail(Fault::Refuse, Operation::Delete, 1);
+    let first = app.services.expire_results().await.unwrap();
+    assert_eq!((first.expired, first.stuck), (2, 1));
+    assert_eq!(app.execution(ids[0]).await.status, Status::Completed, "its file is there");
+    assert_eq!(app.csv(ids[0]).await, "one\n1\n");
+    for id in &ids[1..] {
+        assert_eq!(app.execution(*id).await.status, Status::Expired);
+    }
+    let second = app.services.expire_results().await.unwrap();
+    assert_eq!((second.expired, second.stuck), (1, 0));
+    assert!(app.stored().await.is_empty());
 }
 
 #[tokio::test]

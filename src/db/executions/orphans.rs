@@ -111,21 +111,33 @@ pub struct Expiring {
     pub id: i64,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
+    /// When its time was over.
+    pub expires_at: DateTime<Utc>,
 }
 
-/// Lists at most `limit` completed executions past their time.
+/// Lists at most `limit` completed executions past their time, those behind `after` (an
+/// `expires_at` and an id), the oldest first.
 ///
 /// # Errors
 /// The database's.
-pub async fn list_expiring(pool: &PgPool, limit: i64) -> Result<Vec<Expiring>, sqlx::Error> {
+pub async fn list_expiring(
+    pool: &PgPool,
+    after: Option<(DateTime<Utc>, i64)>,
+    limit: i64,
+) -> Result<Vec<Expiring>, sqlx::Error> {
+    let (after_time, after_id) = after.unzip();
     sqlx::query_as(
-        "select id, created_at
+        "select id, created_at, expires_at
            from report_executions
           where status = 'completed' and expires_at <= now()
-          order by expires_at
+            and expires_at >= coalesce($2, '-infinity')
+            and ($2 is null or (expires_at, id) > ($2, $3))
+          order by expires_at, id
           limit $1",
     )
     .bind(limit)
+    .bind(after_time)
+    .bind(after_id)
     .fetch_all(pool)
     .await
 }

@@ -6,6 +6,7 @@ use crate::db::audit::Actor;
 use crate::db::{deliveries, idempotency, schedules, workers};
 use crate::queue::{self, MaintenanceTicket, Queue};
 use crate::retention::anonymize::Outcome;
+use crate::service::results::ExpiredResults;
 use crate::worker::Context;
 
 /// Finished tickets are kept this long, for whoever looks into the queue.
@@ -41,12 +42,12 @@ pub async fn run(ticket: MaintenanceTicket, context: Data<Context>) -> Result<()
 }
 
 async fn expire(context: &Context) -> anyhow::Result<()> {
-    for _ in 0..MAX_BATCHES {
-        let expired = context.services.expire_results().await?;
-        if expired == 0 {
-            break;
-        }
+    let ExpiredResults { expired, stuck } = context.services.expire_results().await?;
+    if expired > 0 {
         tracing::info!(expired, "deleted results past their time");
+    }
+    if stuck > 0 {
+        tracing::warn!(stuck, "the store keeps results past their time");
     }
     Ok(())
 }

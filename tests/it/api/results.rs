@@ -164,7 +164,7 @@ async fn an_expired_result_is_410_and_its_execution_stays() {
     let token = api.app.token("ana").await;
     let id = api.completed("numbers", &token).await;
     api.app.execute("update report_executions set expires_at = now()").await;
-    assert_eq!(api.app.services.expire_results().await.unwrap(), 1);
+    assert_eq!(api.app.services.expire_results().await.unwrap().expired, 1);
     for below in ["result", "manifest"] {
         let request = api.get(&format!("/v1/executions/{id}/{below}")).bearer_auth(&token);
         request.answer().await.problem(410, "expired");
