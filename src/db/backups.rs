@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 
 /// A backup, as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
@@ -66,7 +66,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// The database's.
-pub async fn list(pool: &PgPool) -> Result<Vec<BackupRow>, sqlx::Error> {
+pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<BackupRow>, sqlx::Error> {
     sqlx::query_as(
         "select id, taken_at, finished_at, purpose, engine, policy, database_name, server_version, schema_version,
                 size_bytes, dump_bytes, row_count, duration_ms, encrypted, pins, verified_at,
@@ -74,11 +74,23 @@ pub async fn list(pool: &PgPool) -> Result<Vec<BackupRow>, sqlx::Error> {
            from backups
           order by taken_at desc, id desc",
     )
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await
 }
 
-/// Stores what is known of a backup.
+/// Waits for the turn to write here, which lasts until the transaction ends. Taken before the store
+/// is asked: what was read earlier than another's write must not be written after it.
+///
+/// # Errors
+/// The database's.
+pub async fn take_turn(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('registrar backups', 0))")
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Stores what is known of a backup, in one's turn.
 ///
 /// # Errors
 /// The database's.
@@ -120,7 +132,7 @@ pub async fn put(connection: &mut PgConnection, row: &BackupRow) -> Result<(), s
     Ok(())
 }
 
-/// Forgets every backup that is not among `ids`.
+/// Forgets every backup that is not among `ids`, in one's turn.
 ///
 /// # Errors
 /// The database's.

@@ -29,7 +29,7 @@ pub use self::backends::{
 };
 pub use self::claim::{Caps, Claimed, claim_next, look_if_nobody_claims, park_one};
 pub use self::files::{FileOwner, find_file_owners, list_results};
-pub use self::naming::{expire_now, is_naming_open, list_naming};
+pub use self::naming::{Naming, expire_now, is_naming_open, list_naming};
 pub use self::orphans::{
     Expiring, Orphan, any_is_parked, list_expiring, lock_orphans, lock_unticketed,
 };

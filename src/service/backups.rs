@@ -163,18 +163,13 @@ impl Services {
             "backup": id, "good": outcome.good, "problem": outcome.problem,
             "rows": outcome.rows, "duration_ms": outcome.duration_ms,
         });
-        // One of pgBackRest is no entry of the catalog: its row comes from a refresh.
-        let catalog = match id.is_physical() {
-            true => self.refresh_backups().await?,
-            false => catalog::read(&self.store).await?,
-        };
-        let entry = catalog.entries.iter().find(|entry| entry.manifest.id == *id);
+        self.refresh_backups().await?;
         let (event, code) = match outcome.good {
             true => (EventType::BackupVerified, None),
             false => (EventType::BackupFailed, Some("bad")),
         };
         let told = Told { event, job: "verify", id: Some(id.clone()), code };
-        self.record_and_tell(actor, "backup.verified", details, entry, Some(told)).await?;
+        self.record_and_tell(actor, "backup.verified", details, None, Some(told)).await?;
         Ok(outcome)
     }
 
@@ -227,6 +222,8 @@ impl Services {
     /// # Errors
     /// The database's and the store's.
     pub async fn refresh_backups(&self) -> Result<Catalog, ServiceError> {
+        let mut tx = self.db.begin().await?;
+        backups::take_turn(&mut tx).await?;
         let catalog = catalog::read(&self.store).await?;
         let mut rows: Vec<_> = catalog.entries.iter().map(row).collect();
         let mut ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
@@ -238,13 +235,12 @@ impl Services {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot ask pgbackrest for its backups");
-                    let known = backups::list(&self.db).await?;
+                    let known = backups::list(&mut *tx).await?;
                     let known = known.into_iter().filter(|row| row.engine == PGBACKREST);
                     ids.extend(known.map(|row| row.id));
                 }
             }
         }
-        let mut tx = self.db.begin().await?;
         backups::keep_only(&mut tx, &ids).await?;
         for row in &rows {
             backups::put(&mut tx, row).await?;
@@ -398,6 +394,7 @@ impl Services {
             told.publish(&mut tx).await?;
         }
         if let Some(entry) = entry {
+            backups::take_turn(&mut tx).await?;
             backups::put(&mut tx, &row(entry)).await?;
         }
         let event = audit::Event { action, entity_type: "backups", entity_id: None, details };

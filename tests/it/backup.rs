@@ -784,7 +784,7 @@ async fn what_cannot_be_deleted_is_reported_and_tried_again() {
     let app = keeping_one(&keys).on_s3().await;
     let (old, new) = (make(&app).await.id, make(&app).await.id);
     let s3 = app.s3.as_ref().unwrap();
-    s3.fail(Fault::Refuse, Operation::Other, 1);
+    s3.fail(Fault::Refuse, Operation::Delete, 1);
     let pruned = app.services.prune_backups(&Actor::system(), false).await.unwrap();
     assert_eq!(pruned.failed.len(), 1, "{pruned:?}");
     let catalog = catalog::read(&app.services.store).await.unwrap();
@@ -925,6 +925,37 @@ async fn policies_of_their_own_prove_and_prune() {
     app.wait_for("the newest to be proven", async || app.number(verified).await == 1).await;
     app.wait_for("the others to be deleted", async || app.number(count).await == 1).await;
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_slow_look_at_the_store_saw_does_not_undo_what_came_later() {
+    let keys = Keys::new();
+    let app = app_with(&keys).on_s3().await;
+    let id = make(&app).await.id;
+    let s3 = app.s3.as_ref().unwrap();
+    // It has listed the files, and waits for the manifest.
+    let reads = s3.count(Operation::Get);
+    s3.fail(Fault::Hold, Operation::Get, 2);
+    let services = app.services.clone();
+    let slow = tokio::spawn(async move { services.refresh_backups().await.map(drop) });
+    app.wait_for("the manifest to be asked for", async || s3.count(Operation::Get) >= reads + 2)
+        .await;
+    let (services, proven) = (app.services.clone(), id.clone());
+    let proof = tokio::spawn(async move {
+        services.verify_backup(&Actor::system(), &proven, VerifyOptions::default()).await
+    });
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                      and database = (select oid from pg_database
+                                       where datname = current_database())";
+    app.wait_for("the proof, or its turn", async || {
+        proof.is_finished() || app.number(waiting).await == 1
+    })
+    .await;
+    s3.release();
+    slow.await.unwrap().unwrap();
+    assert!(proof.await.unwrap().unwrap().good);
+    let listed = app.services.list_backups(false).await.unwrap().backups;
+    assert_eq!(listed[0].backup.verified_good, Some(true), "{listed:?}");
 }
 
 #[tokio::test]

@@ -3,8 +3,6 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::Expiring;
-
 /// completed → expired before its time: it may name somebody who was erased, or is not wanted any
 /// more.
 ///
@@ -41,6 +39,15 @@ macro_rules! naming {
     };
 }
 
+/// A result that may name somebody.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Naming {
+    /// The execution.
+    pub id: i64,
+    /// When it was submitted.
+    pub created_at: DateTime<Utc>,
+}
+
 /// Completed ones, oldest first.
 ///
 /// # Errors
@@ -51,7 +58,7 @@ pub async fn list_naming(
     read_before: DateTime<Utc>,
     executed_by: &[String],
     limit: i64,
-) -> Result<Vec<Expiring>, sqlx::Error> {
+) -> Result<Vec<Naming>, sqlx::Error> {
     sqlx::query_as(naming!(
         "select e.id, e.created_at",
         "and e.status = 'completed' order by e.id limit $4"

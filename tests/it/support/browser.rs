@@ -147,13 +147,15 @@ impl Browser {
     /// Waits for a downloaded file and returns it.
     pub async fn downloaded(&self, ending: &str) -> Vec<u8> {
         let folder = self.folder.path().join("downloads");
-        let path = eventually(&format!("a downloaded {ending}"), LIMIT, async || {
+        eventually(&format!("a downloaded {ending}"), LIMIT, async || {
             let files = std::fs::read_dir(&folder).ok()?.filter_map(Result::ok);
             let mut paths = files.map(|file| file.path());
-            paths.find(|path| path.to_str().is_some_and(|path| path.ends_with(ending)))
+            let path =
+                paths.find(|path| path.to_str().is_some_and(|path| path.ends_with(ending)))?;
+            // The browser holds the name with an empty file until it has the whole one.
+            Some(std::fs::read(path).unwrap()).filter(|bytes| !bytes.is_empty())
         })
-        .await;
-        std::fs::read(path).unwrap()
+        .await
     }
 
     /// Checks the page with axe-core: no finding that is serious or critical.
