@@ -37,8 +37,9 @@ pub mod workers;
 /// The login role that reports run as.
 pub const REPORT_ROLE: &str = "registrar_report";
 
-/// Connections of a worker to its queues: one for each to listen, and some to fetch and to beat.
-pub const QUEUE_CONNECTIONS: u32 = 10;
+/// Connections of a worker to its queues: one to listen, and one for each of the six to fetch, to
+/// answer and to beat.
+pub const QUEUE_CONNECTIONS: u32 = 7;
 
 /// A wait for a connection that is worth a line in the log: under load, shorter ones are ordinary.
 const SLOW_ACQUIRE: Duration = Duration::from_secs(10);
@@ -124,8 +125,8 @@ pub fn connect_lazily(config: &DatabaseConfig) -> Result<PgPool, DatabaseError> 
     Ok(pool_options(config).connect_lazy_with(application_options(config)?))
 }
 
-/// Opens the pool that a worker takes its tickets from. Each queue keeps one connection to hear of
-/// new ones, so of the pool for work they would leave nothing where it is small.
+/// Opens the pool that a worker takes its tickets from, so that work never waits for a ticket's
+/// connection, nor a ticket for work's.
 ///
 /// # Errors
 /// [`DatabaseError::NoUrl`] and [`DatabaseError::BadUrl`]

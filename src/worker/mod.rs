@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
+use self::bells::{Bell, Bells};
 use crate::db;
 use crate::db::executions::Caps;
 use crate::db::queue_pauses;
@@ -26,6 +27,7 @@ use crate::queue::{
 };
 use crate::service::Services;
 pub mod attempt;
+mod bells;
 pub mod delivery;
 mod gauges;
 pub mod jobs;
@@ -57,9 +59,6 @@ const BACKUP_CONCURRENCY: usize = 1;
 
 /// Messages to webhooks at once: each is a socket that waits.
 const DELIVERY_CONCURRENCY: usize = 32;
-
-// Listening alone would take all of them, and nothing could be fetched.
-const _: () = assert!(Queue::ALL.len() + 2 <= db::QUEUE_CONNECTIONS as usize);
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -117,10 +116,13 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
     let sender = Sender::new(&services.config.webhook).context("make the client of webhooks")?;
     let mailer = Mailer::new(&services.config.email)?;
     let tickets = db::connect_queue(&services.config.database)?;
-    let monitored = monitor(&context, &tickets, &sender, mailer).run_with_signal(async move {
-        standstill.cancelled().await;
-        Ok(())
-    });
+    let bells = Bells::default();
+    let ringing = tokio::spawn(bells.clone().ring_for_tickets(tickets.clone()));
+    let monitored =
+        monitor(&context, &tickets, &bells, &sender, mailer).run_with_signal(async move {
+            standstill.cancelled().await;
+            Ok(())
+        });
     let outcome = tokio::select! {
         outcome = monitored => outcome.context("run the queue's workers"),
         () = overdue(&context.abort) => {
@@ -134,6 +136,7 @@ pub async fn run(services: Services, shutdown: CancellationToken) -> anyhow::Res
         shutdown.cancelled().await;
     }
     grace.abort();
+    ringing.abort();
     ended.cancel();
     let settled = async { tokio::join!(keeping, reaping) };
     if tokio::time::timeout(END_LIMIT, settled).await.is_err() {
@@ -161,6 +164,7 @@ async fn overdue(abort: &CancellationToken) {
 fn monitor(
     context: &Context,
     tickets: &PgPool,
+    bells: &Bells,
     sender: &Sender,
     mailer: Option<Mailer>,
 ) -> Monitor {
@@ -172,6 +176,14 @@ fn monitor(
     let backups = storage::<BackupTicket>(tickets, Queue::Backups);
     let deliveries = storage::<DeliveryTicket>(tickets, Queue::Deliveries);
     let (for_backups, for_deliveries) = (context.clone(), context.clone());
+    let [
+        reports_bell,
+        lifecycle_bell,
+        maintenance_bell,
+        occurrences_bell,
+        backups_bell,
+        deliveries_bell,
+    ] = Queue::ALL.map(|queue| bells.of(queue));
     let sender = sender.clone();
     let (for_reports, for_maintenance) = (context.clone(), context.clone());
     let (for_occurrences, for_lifecycle) = (context.clone(), context.clone());
@@ -185,7 +197,7 @@ fn monitor(
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_reports, Queue::Reports))
-                .backend(reports.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .backend(woken(reports.clone(), reports_bell.clone()))
                 .data(for_reports.clone())
                 .concurrency(concurrency)
                 .parallelize(tokio::spawn)
@@ -193,7 +205,7 @@ fn monitor(
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_lifecycle, Queue::Lifecycle))
-                .backend(lifecycle.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .backend(woken(lifecycle.clone(), lifecycle_bell.clone()))
                 .data(for_lifecycle.clone())
                 .concurrency(LIFECYCLE_CONCURRENCY)
                 .parallelize(tokio::spawn)
@@ -201,7 +213,7 @@ fn monitor(
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_maintenance, Queue::Maintenance))
-                .backend(maintenance.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .backend(woken(maintenance.clone(), maintenance_bell.clone()))
                 .data(for_maintenance.clone())
                 .concurrency(MAINTENANCE_CONCURRENCY)
                 .parallelize(tokio::spawn)
@@ -209,7 +221,7 @@ fn monitor(
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_occurrences, Queue::Occurrences))
-                .backend(occurrences.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .backend(woken(occurrences.clone(), occurrences_bell.clone()))
                 .data(for_occurrences.clone())
                 .concurrency(OCCURRENCE_CONCURRENCY)
                 .parallelize(tokio::spawn)
@@ -217,7 +229,7 @@ fn monitor(
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_backups, Queue::Backups))
-                .backend(backups.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .backend(woken(backups.clone(), backups_bell.clone()))
                 .data(for_backups.clone())
                 .concurrency(BACKUP_CONCURRENCY)
                 .parallelize(tokio::spawn)
@@ -225,7 +237,7 @@ fn monitor(
         })
         .register(move |_| {
             WorkerBuilder::new(queue_worker_name(&for_deliveries, Queue::Deliveries))
-                .backend(deliveries.clone().with_pubsub().poll_with_interval(QUEUE_POLL))
+                .backend(woken(deliveries.clone(), deliveries_bell.clone()))
                 .data(for_deliveries.clone())
                 .data(sender.clone())
                 .data(mailer.clone())
@@ -233,6 +245,14 @@ fn monitor(
                 .parallelize(tokio::spawn)
                 .build(jobs::deliver::run)
         })
+}
+
+/// A queue that is asked for tickets when its bell rings, and every second.
+fn woken<T>(
+    queue: PostgresStorage<T>,
+    bell: Bell,
+) -> PollWith<PollWith<PostgresStorage<T>, StreamStrategy<Bell>>, IntervalStrategy> {
+    queue.poll_with_stream(bell).poll_with_interval(QUEUE_POLL)
 }
 
 /// A new name at every start and restart: apalis takes rows of a worker with the same name for

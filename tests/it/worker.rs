@@ -1,5 +1,6 @@
 //! From a submit to a published file, and everything that can come between.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use registrar::db::executions::{self, Backend, Beat, Caps, Published, Status};
@@ -33,6 +34,28 @@ async fn a_submitted_report_is_run_and_published() {
     assert_eq!(app.stored().await.len(), 2, "the file and its manifest");
     let expected = ["execution.submitted", "execution.completed", "execution.downloaded"];
     assert_eq!(app.audit(execution.id).await, expected);
+}
+
+/// PostgreSQL waits in `drop database` for each connection, also for one that is logging in.
+#[tokio::test]
+async fn a_worker_whose_places_are_taken_at_its_start_leaves_no_login_unfinished() {
+    let app = TestApp::new().with(|config| config.worker.concurrency = NonZeroUsize::MIN).await;
+    app.define("slow", SLOW).await;
+    let id = app.submit("slow", json!({})).await;
+    let worker = app.start_worker().await;
+    app.wait_until_querying(id).await;
+    let listening = "select count(*) from pg_stat_activity
+                      where datname = current_database() and query like 'LISTEN%'
+                        and application_name = 'registrar queue'";
+    app.wait_for("one connection that listens", async || app.number(listening).await == 1).await;
+    let name = format!("registrar_dropped_{}", uuid::Uuid::new_v4().simple());
+    app.execute(&format!("create database {name} template template0")).await;
+    let drop = format!("drop database {name}");
+    let dropped = tokio::time::timeout(Duration::from_secs(20), app.execute(&drop)).await;
+    assert!(dropped.is_ok(), "somebody does not answer");
+    app.services.cancel(&app.operator(), id).await.unwrap();
+    app.wait_until(id, Status::Cancelled).await;
+    worker.stop().await;
 }
 
 #[tokio::test]
